@@ -1,0 +1,45 @@
+# Everything bootstraps itself: Python >= 3.11 and make are all that a machine needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint test-vllm clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "prefixgate needs Python 3.11 or newer; say which one with: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# Stamps: a second call installs nothing unless pyproject.toml changed.
+$(VENV)/runtime.stamp: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/runtime.stamp
+
+demo: $(VENV)/runtime.stamp  ## simulated fleet, four policies, one table; then gateway and dashboard stay up (ONESHOT=1: exit)
+	@$(BIN)/prefixgate demo $(if $(ONESHOT),--oneshot) $(if $(JSON),--json-file '$(JSON)')
+
+lint: $(VENV)/dev.stamp  ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: lint  ## lint, then the whole test suite with coverage
+	$(BIN)/coverage erase
+	$(BIN)/python -m pytest --cov --cov-report=term -m 'not real_vllm' $(PYTEST_ARGS)
+
+VLLM_ENV ?= .venv-vllm
+test-vllm: $(VENV)/dev.stamp  ## two real vLLM CPU servers behind the gateway (first run installs about 3.5 GB into .venv-vllm)
+	tests/vllm/install $(VLLM_ENV)
+	VLLM_ENV=$(abspath $(VLLM_ENV)) $(BIN)/python -m pytest -m real_vllm -s tests/vllm
+
+clean:  ## remove what the targets above made
+	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

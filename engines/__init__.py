@@ -1,0 +1,1 @@
+"""Engines: their dialects (pure) and a simulated engine; imports nothing of gateway."""

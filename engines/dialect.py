@@ -1,0 +1,60 @@
+"""The interface of a dialect: all that the gateway knows of one kind of engine; pure."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from engines.reports import (
+    EngineCall,
+    EngineDescription,
+    EngineError,
+    LoadReport,
+    ModelCard,
+    PrefillSettings,
+)
+
+Pages = Mapping[str, bytes]
+"""Bodies of the pages that answered 200, by the path that was asked for."""
+
+
+class Dialect(Protocol):
+    """One kind of engine. Methods never raise on what an engine sends: what cannot be read is None or empty."""
+
+    name: str
+    """The word in the config: `engine = "..."`."""
+    health_path: str
+    """A cheap health endpoint: 200 when up; must not generate tokens."""
+    models_path: str
+    load_paths: tuple[str, ...]
+    """Pages for `read_load`, fetched at every poll."""
+    description_paths: tuple[str, ...]
+    """Pages for `describe`, fetched when a replica comes up and now and then."""
+
+    def read_models(self, body: bytes) -> tuple[ModelCard, ...]:
+        """The models of a `models_path` body."""
+
+    def read_load(self, pages: Pages) -> LoadReport:
+        """The load from whichever of `load_paths` answered."""
+
+    def describe(self, pages: Pages) -> EngineDescription:
+        """The replica's set-up from whichever of `description_paths` answered."""
+
+    def read_error(self, status: int, body: bytes) -> EngineError:
+        """An error response, or an error frame of a stream (the JSON after `data: `), in neutral words."""
+
+    def request_id_header(self, request_id: str) -> tuple[str, str] | None:
+        """The header that gives a request its id on this engine, or None where a header is not honoured."""
+
+    def request_id_field(self, request_id: str) -> tuple[str, str] | None:
+        """The top-level body field (name, value) that gives a request its id, or None where not needed."""
+
+    def abort_call(self, request_id: str) -> EngineCall | None:
+        """The call that aborts a request at once; None where closing the connection does it."""
+
+    def launch_flags(self, settings: PrefillSettings) -> tuple[str, ...]:
+        """Command-line flags for the settings; () for those that are None."""
+
+    def measuring_flags(self) -> tuple[str, ...]:
+        """Command-line flags that make the engine report what prefixgate measures."""
+
+    def warnings(self, description: EngineDescription, wished: PrefillSettings) -> tuple[str, ...]:
+        """One sentence each: what is missing or differs from the wish, and the flag to add."""

@@ -1,0 +1,230 @@
+"""The dialect of SGLang (read from 0.5.16 to 0.5.23, with the paths of older ones as fall-backs); pure."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+
+from engines.advice import advise_on_prefill
+from engines.bodies import (
+    Json,
+    read_count,
+    read_flag,
+    read_fraction,
+    read_json,
+    read_model_cards,
+    read_number,
+    read_object,
+    read_objects,
+    read_text,
+)
+from engines.dialect import Pages
+from engines.error_bodies import read_engine_error
+from engines.metrics_page import Sample, peak, read_samples, total
+from engines.reports import (
+    EngineCall,
+    EngineDescription,
+    EngineError,
+    LoadReport,
+    ModelCard,
+    PrefillSettings,
+)
+
+_LOADS = "/v1/loads"
+_OLD_LOAD = "/get_load"  # gone in 0.5.23
+_METRICS = "/metrics"  # only with --enable-metrics
+_SERVER_INFO = "/server_info"
+_OLD_SERVER_INFO = "/get_server_info"
+
+_PROMPT = "sglang:prompt_tokens_total"
+_CACHED = "sglang:cached_tokens_total"
+_RUNNING = "sglang:num_running_reqs"
+_WAITING = "sglang:num_queue_reqs"
+_CAPACITY = "sglang:max_total_num_tokens"
+_KV_USAGE = "sglang:token_usage"
+_PAGE = "sglang:page_size"
+_LOAD_NAMES = frozenset((_PROMPT, _CACHED, _RUNNING, _WAITING, _CAPACITY, _KV_USAGE, _PAGE))
+
+
+class SglangDialect:
+    """SGLang's HTTP server."""
+
+    name = "sglang"
+    # /health generates a token by default and takes a second; 0.5.16 has no /ready, older ones no /model_info, and
+    # /get_model_info is deprecated. /v1/models is in every version and answered from memory. It does not ask the
+    # scheduler, but one that dies takes the server with it, and one that stalls shows in the load.
+    health_path = "/v1/models"
+    models_path = "/v1/models"
+    load_paths: tuple[str, ...] = (_LOADS, _OLD_LOAD, _METRICS)
+    description_paths: tuple[str, ...] = (_SERVER_INFO, _OLD_SERVER_INFO)
+
+    def read_models(self, body: bytes) -> tuple[ModelCard, ...]:
+        """The models and LoRA adapters of `/v1/models`."""
+        return read_model_cards(body)
+
+    def read_load(self, pages: Pages) -> LoadReport:
+        """The load, each field from the first page that says it: `/v1/loads`, `/get_load`, `/metrics`.
+
+        Counts are summed over data-parallel ranks; `kv_usage` is that of the fullest rank: it is the first to queue
+        or retract. Only `/metrics` has the token counters. No page has the start time (the metrics are those of
+        several processes): a restart shows as counters that went back.
+        """
+        loads = _read_page(pages, _LOADS)
+        return _first_known(
+            _read_ranks(read_objects(loads.get("loads"))),
+            _read_ranks(read_objects(read_json(pages.get(_OLD_LOAD, b"")))),
+            _read_metrics(read_samples(pages.get(_METRICS, b""), _LOAD_NAMES)),
+        )
+
+    def describe(self, pages: Pages) -> EngineDescription:
+        """The set-up from `/server_info`, or from `/get_server_info` where that is all there is."""
+        server = _read_page(pages, _SERVER_INFO) or _read_page(pages, _OLD_SERVER_INFO)
+        radix_cache_off = read_flag(server.get("disable_radix_cache"))
+        return EngineDescription(
+            version=read_text(server.get("version")),
+            prefill=_read_prefill(server),
+            prefix_caching=None if radix_cache_off is None else not radix_cache_off,
+            reports_cached_tokens=read_flag(server.get("enable_cache_report")),
+            block_tokens=read_count(server.get("page_size")) or None,
+            kv_capacity_tokens=_read_capacity(server),
+            exposes_metrics=read_flag(server.get("enable_metrics")),
+        )
+
+    def read_error(self, status: int, body: bytes) -> EngineError:
+        """An error response or error frame in neutral words; an overload of a stream is a frame with code 503."""
+        return read_engine_error(status, body)
+
+    def request_id_header(self, request_id: str) -> tuple[str, str] | None:  # noqa: ARG002 - the interface
+        """None: SGLang ignores `X-Request-Id`."""
+        return None
+
+    def request_id_field(self, request_id: str) -> tuple[str, str] | None:
+        """`rid`, which is also the response's id. A duplicate of a live one is refused with 400."""
+        return ("rid", request_id)
+
+    def abort_call(self, request_id: str) -> EngineCall | None:
+        """`POST /abort_request`: a closed connection is noticed only after 2 to 4 s.
+
+        SGLang aborts every request whose `rid` *starts with* this one, so ids must not be prefixes of each other.
+        """
+        return EngineCall("POST", "/abort_request", json.dumps({"rid": request_id}).encode())
+
+    def launch_flags(self, settings: PrefillSettings) -> tuple[str, ...]:
+        """Flags for the chunk, the prefill batch and mixed chunks; SGLang has no long-prefill threshold."""
+        flags = {
+            "--chunked-prefill-size": settings.chunk_tokens,
+            "--max-prefill-tokens": settings.max_prefill_tokens,
+        }
+        words = [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
+        return (*words, "--enable-mixed-chunk") if settings.mixed_chunk else tuple(words)
+
+    def measuring_flags(self) -> tuple[str, ...]:
+        """Cached tokens in usage, and `/metrics`: both are off by default."""
+        return ("--enable-cache-report", "--enable-metrics")
+
+    def warnings(self, description: EngineDescription, wished: PrefillSettings) -> tuple[str, ...]:
+        """One sentence for each flag that is missing or differs from the wish."""
+        sentences = []
+        if description.exposes_metrics is False:
+            sentences.append("there is no /metrics, so no token counters: restart with --enable-metrics")
+        if description.reports_cached_tokens is False:
+            sentences.append(
+                "usage carries no cached tokens, so hit rates cannot be confirmed: restart with --enable-cache-report"
+            )
+        if description.prefix_caching is False:
+            sentences.append(
+                "prefix caching is off, so no prompt is ever reused: restart without --disable-radix-cache"
+            )
+        return (*sentences, *advise_on_prefill(self.name, description.prefill, wished, self.launch_flags))
+
+
+def _read_page(pages: Pages, path: str) -> Json:
+    return read_object(read_json(pages.get(path, b"")))
+
+
+def _first_known(*reports: LoadReport) -> LoadReport:
+    """Field by field, the first report that knows it."""
+    rows = [dataclasses.astuple(report) for report in reports]
+    return LoadReport(
+        *(next((value for value in column if value is not None), None) for column in zip(*rows, strict=True))
+    )
+
+
+def _read_ranks(ranks: list[Json]) -> LoadReport:
+    """The entries of `/v1/loads` and of the older `/get_load`, one a data-parallel rank."""
+    usages = [usage for rank in ranks if (usage := read_fraction(rank.get("token_usage"))) is not None]
+    return LoadReport(
+        running_requests=_sum(_read_running(rank) for rank in ranks),
+        waiting_requests=_sum(read_count(rank.get("num_waiting_reqs")) for rank in ranks),
+        waiting_uncached_tokens=_sum(read_count(rank.get("num_waiting_uncached_tokens")) for rank in ranks),
+        kv_usage=max(usages, default=None),
+        kv_capacity_tokens=_sum(read_count(rank.get("max_total_num_tokens")) for rank in ranks),
+    )
+
+
+def _read_running(rank: Json) -> int | None:
+    running = read_count(rank.get("num_running_reqs"))
+    every, waiting = read_count(rank.get("num_reqs")), read_count(rank.get("num_waiting_reqs"))
+    if running is None and every is not None:
+        return max(every - (waiting or 0), 0)  # the older `num_reqs` counts the waiting ones too
+    return running
+
+
+def _read_metrics(samples: list[Sample]) -> LoadReport:
+    prompt_tokens = read_count(total(samples, _PROMPT))
+    cached_tokens = read_count(total(samples, _CACHED))
+    if prompt_tokens is not None and cached_tokens is None:
+        cached_tokens = 0  # the counter appears with the first hit
+    return LoadReport(
+        running_requests=_sum_of_ranks(samples, _RUNNING),
+        waiting_requests=_sum_of_ranks(samples, _WAITING),
+        kv_usage=read_fraction(peak(samples, _KV_USAGE)),
+        kv_capacity_tokens=_sum_of_ranks(samples, _CAPACITY),
+        block_tokens=read_count(peak(samples, _PAGE)) or None,
+        prompt_tokens_total=prompt_tokens,
+        # Each request is counted under the tiers that served it, or under `total` when those are not known,
+        # never under both: so the sum over all sources is right.
+        cached_tokens_total=cached_tokens,
+    )
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """The sum of those that are known, or None when none is."""
+    known = [count for count in counts if count is not None]
+    return read_count(sum(known)) if known else None
+
+
+def _sum_of_ranks(samples: list[Sample], name: str) -> int | None:
+    """A gauge summed over data-parallel ranks; tensor-parallel ranks repeat the same figure."""
+    ranks: dict[str, int] = {}
+    for sample in samples:
+        value = read_count(sample.value)
+        if sample.name == name and value is not None:
+            rank = sample.labels.get("dp_rank", "")
+            ranks[rank] = max(value, ranks.get(rank, 0))
+    return _sum(ranks.values())
+
+
+def _read_capacity(server: Json) -> int | None:
+    """KV tokens of all ranks, each of which has one entry in `internal_states`."""
+    states = read_objects(server.get("internal_states"))
+    return _sum(read_count(read_object(state.get("memory_usage")).get("token_capacity")) for state in states)
+
+
+def _read_prefill(server: Json) -> PrefillSettings:
+    """The settings as the flags would spell them, so that they compare with a wish.
+
+    Under data-parallel attention the engine divides the flag's chunk by the ranks and reports the quotient.
+    With chunking off (-1) a prompt is prefilled whole: the chunk is then the bound of a prefill batch.
+    """
+    chunk_tokens: int | None = read_count(server.get("chunked_prefill_size"))
+    max_prefill_tokens = read_count(server.get("max_prefill_tokens"))
+    ranks = read_count(server.get("dp_size")) or 1
+    if read_number(server.get("chunked_prefill_size")) == -1 and max_prefill_tokens is not None:
+        chunk_tokens = max(max_prefill_tokens, read_count(server.get("context_length")) or 0)
+    elif chunk_tokens is not None and read_flag(server.get("enable_dp_attention")):
+        chunk_tokens = read_count(chunk_tokens * ranks)
+    return PrefillSettings(
+        chunk_tokens=chunk_tokens or None,
+        max_prefill_tokens=max_prefill_tokens,
+        mixed_chunk=read_flag(server.get("enable_mixed_chunk")),
+    )

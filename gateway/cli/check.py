@@ -1,0 +1,102 @@
+"""`prefixgate check`: validate a configuration and probe its replicas; does I/O."""
+
+import argparse
+import asyncio
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from gateway.cli.usage import Commands, add_fleet_options, command, config_of
+from gateway.config import Config
+from gateway.routing.snapshot import ReplicaView, Snapshot
+from gateway.serving.gateway import Gateway
+from gateway.serving.polling import Poller
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One replica: the router's view of it, and warnings, one sentence each."""
+
+    replica: ReplicaView
+    warnings: list[str]
+
+
+def add_parser(commands: Commands) -> None:
+    """Declare the command."""
+    parser = command(
+        commands,
+        "check",
+        _run,
+        "validate a configuration, probe each replica, and print what it reports and every warning",
+        "prefixgate check --config gateway.toml",
+    )
+    add_fleet_options(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _run(options: argparse.Namespace) -> int:
+    config = config_of(options)
+    snapshot, warnings = asyncio.run(_probe(config))
+    findings = [Finding(replica, warnings.get(replica.name, [])) for replica in snapshot.replicas]
+    usable = all(any(r.state == "up" for r in snapshot.replicas if r.pool == pool.name) for pool in snapshot.pools)
+    if options.json:
+        report: dict[str, Any] = {"usable": usable, "notices": config.notices(), "replicas": findings}
+        print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
+    else:
+        _print(config, findings, usable)
+    return 0 if usable else 1
+
+
+async def _probe(config: Config) -> tuple[Snapshot, dict[str, list[str]]]:
+    gateway = Gateway(config)
+    poller = Poller(gateway)
+    try:
+        await poller.look()
+        return gateway.snapshot(), gateway.warnings()
+    finally:
+        await poller.stop()
+        await gateway.close()
+
+
+def _print(config: Config, findings: list[Finding], usable: bool) -> None:
+    console = Console()
+    table = Table(title="replicas")
+    for column in (
+        "replica",
+        "state",
+        "engine",
+        "models",
+        "KV tokens",
+        "block",
+        "chunk wished / runs",
+        "running",
+        "waiting",
+    ):
+        table.add_column(column)
+    for finding in findings:
+        replica = finding.replica
+        report, description = replica.report, replica.description
+        table.add_row(
+            f"{replica.name}\n{replica.url}",
+            replica.state if not replica.reason else f"{replica.state}: {replica.reason}",
+            description.version or "?",
+            "\n".join(replica.models) or "?",
+            _shown(report.kv_capacity_tokens or description.kv_capacity_tokens),
+            _shown(report.block_tokens or description.block_tokens),
+            f"{_shown(replica.prefill_desired.chunk_tokens)} / {_shown(replica.prefill_actual.chunk_tokens)}",
+            _shown(report.running_requests),
+            _shown(report.waiting_requests),
+        )
+    console.print(table)
+    for finding in findings:
+        for warning in finding.warnings:
+            console.print(f"warning: {finding.replica.name}: {warning}", markup=False, highlight=False, soft_wrap=True)
+    for notice in config.notices():
+        console.print(f"note: {notice}", markup=False, highlight=False, soft_wrap=True)
+    if not usable:
+        console.print("not usable: a pool has no replica that answers", markup=False, highlight=False)
+
+
+def _shown(value: int | None) -> str:
+    return "?" if value is None else f"{value:,}"

@@ -1,0 +1,258 @@
+"""The configuration: one TOML file, checked whole before anything uses it; reads that file, otherwise pure."""
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Final, get_args, get_type_hints
+from urllib.parse import urlsplit
+
+import msgspec
+from engines.registry import DIALECTS
+
+from engines.reports import PrefillSettings
+from gateway.routing.chain import DEFAULT_BLOCK_BYTES
+from gateway.routing.fleet import PoolSpec, ReplicaSpec
+from gateway.routing.policies import POLICIES
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+UNITS: Final = ("prefix-family", "session", "tenant", "request")
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message names the place and what to do."""
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of the file."""
+
+
+class ServerConfig(_Section, frozen=True):
+    """`[server]`: where clients and operators connect.
+
+    `admin_port` (dashboard, admin API, /metrics) is `port` + 1 unless given; it may equal `port`.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    admin_port: int | None = None
+    max_body_bytes: int = 16 * 1024 * 1024
+
+    @property
+    def admin(self) -> int:
+        """The admin port in use (0, any free port, stays 0)."""
+        if self.admin_port is not None:
+            return self.admin_port
+        return self.port + 1 if self.port else 0
+
+
+class RoutingConfig(_Section, frozen=True):
+    """`[routing]`: the policy, the block size of the prefix chain, and how many replicas a request may try."""
+
+    policy: str = "ttft"
+    block_bytes: int = DEFAULT_BLOCK_BYTES
+    max_attempts: int = 3
+
+
+class TimeoutsConfig(_Section, frozen=True):
+    """`[timeouts]`: seconds for a connection to an engine, its first byte, and between its bytes."""
+
+    connect_s: float = 5.0
+    first_byte_s: float = 600.0
+    idle_s: float = 300.0
+
+
+class PollingConfig(_Section, frozen=True):
+    """`[polling]`: seconds between looks at a replica, and how long one look may take."""
+
+    interval_s: float = 1.0
+    timeout_s: float = 3.0
+
+
+class PrefillConfig(_Section, frozen=True):
+    """`[pools.prefill]`: the wished chunked-prefill settings."""
+
+    chunk_tokens: int | None = None
+    long_prefill_threshold: int | None = None
+    max_prefill_tokens: int | None = None
+    mixed_chunk: bool | None = None
+
+    def settings(self) -> PrefillSettings:
+        """In the dialects' words."""
+        return PrefillSettings(
+            self.chunk_tokens, self.long_prefill_threshold, self.max_prefill_tokens, self.mixed_chunk
+        )
+
+
+class PoolConfig(_Section, frozen=True):
+    """`[[pools]]`: replicas with one engine, model and settings.
+
+    `model` None takes the names that the replicas report. `api_key_env` names the environment variable
+    whose value the engines want as their bearer token.
+    """
+
+    name: str
+    engine: str
+    replicas: list[str]
+    model: str | None = None
+    gpus_per_replica: int = 1
+    prefill: PrefillConfig = PrefillConfig()
+    api_key_env: str | None = None
+
+    def spec(self) -> PoolSpec:
+        """As the router wants it; replicas are named after the pool and numbered from 0."""
+        replicas = tuple(
+            ReplicaSpec(f"{self.name}-{number}", url.rstrip("/")) for number, url in enumerate(self.replicas)
+        )
+        return PoolSpec(self.name, self.model, replicas, self.prefill.settings())
+
+
+class ExperimentConfig(_Section, frozen=True):
+    """`[[experiments]]`: a split of traffic between pools; `arms` maps a pool's name to its weight."""
+
+    name: str
+    arms: dict[str, float]
+    unit: str = "prefix-family"
+
+
+class StateConfig(_Section, frozen=True):
+    """`[state]`: what several gateways share."""
+
+    redis_url: str | None = None
+
+
+class Config(_Section, frozen=True):
+    """The whole file."""
+
+    pools: list[PoolConfig]
+    server: ServerConfig = ServerConfig()
+    routing: RoutingConfig = RoutingConfig()
+    timeouts: TimeoutsConfig = TimeoutsConfig()
+    polling: PollingConfig = PollingConfig()
+    experiments: list[ExperimentConfig] = []
+    state: StateConfig = StateConfig()
+
+    def notices(self) -> list[str]:
+        """What the file asks for that this version does not do yet."""
+        notices = []
+        if self.experiments:
+            notices.append("[[experiments]] are read but not run by this version: traffic is not split")
+        if self.state.redis_url:
+            notices.append("[state] redis_url is read but not used by this version: gateways share nothing")
+        return notices
+
+
+def load(path: Path) -> Config:
+    """Read and check a file. Raises ConfigError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        return parse(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def parse(text: str) -> Config:
+    """Check a TOML text. Raises ConfigError."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not valid TOML: {error}") from error
+    return build(data)
+
+
+def build(data: dict[str, Any]) -> Config:
+    """Check the tables of a file. Raises ConfigError."""
+    _refuse_unknown(data, Config, "")
+    try:
+        config = msgspec.convert(data, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error).replace("`$.", "`").replace("Object missing required", "missing")) from error
+    _check(config)
+    return config
+
+
+def nearest(word: str, valid: list[str]) -> str:
+    """ "; did you mean `x`?" for the nearest valid word, else the list of all."""
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    return f"; did you mean `{close[0]}`?" if close else f"; valid: {', '.join(sorted(valid))}"
+
+
+def _refuse_unknown(data: Any, section: type[_Section], where: str) -> None:
+    """Name the first unknown key and the nearest valid one, section by section."""
+    if not isinstance(data, dict):
+        return
+    hints = get_type_hints(section)
+    for key, value in data.items():
+        if key not in section.__struct_fields__:
+            place = f"in [{where}]" if where else "at the top level"
+            raise ConfigError(f"unknown key `{key}` {place}{nearest(key, list(section.__struct_fields__))}")
+        for inner in (hints[key], *get_args(hints[key])):
+            if isinstance(inner, type) and issubclass(inner, _Section):
+                for item in value if isinstance(value, list) else [value]:
+                    _refuse_unknown(item, inner, f"{where}.{key}" if where else key)
+
+
+def _check(config: Config) -> None:
+    """What types cannot say."""
+    server, routing = config.server, config.routing
+    _one_of("[routing] policy", routing.policy, list(POLICIES))
+    for name, port in (("port", server.port), ("admin_port", server.admin)):
+        _require(0 <= port <= 65535, f"[server] {name} must be between 0 and 65535, not {port}")
+    _require(server.max_body_bytes > 0, "[server] max_body_bytes must be above 0")
+    _require(16 <= routing.block_bytes <= 65536, "[routing] block_bytes must be between 16 and 65536")
+    _require(routing.max_attempts >= 1, "[routing] max_attempts must be at least 1")
+    for limit in ("connect_s", "first_byte_s", "idle_s"):
+        _require(getattr(config.timeouts, limit) > 0, f"[timeouts] {limit} must be above 0")
+    _require(config.polling.interval_s > 0, "[polling] interval_s must be above 0")
+    _require(config.polling.timeout_s > 0, "[polling] timeout_s must be above 0")
+    _require(bool(config.pools), "there must be at least one [[pools]]")
+    _check_pools(config.pools)
+    for experiment in config.experiments:
+        where = f"experiment `{experiment.name}`"
+        _one_of(f"{where}: unit", experiment.unit, list(UNITS))
+        for arm, weight in experiment.arms.items():
+            _one_of(f"{where}: arm", arm, [pool.name for pool in config.pools])
+            _require(weight >= 0, f"{where}: the weight of `{arm}` must not be negative")
+
+
+def _check_pools(pools: list[PoolConfig]) -> None:
+    names: set[str] = set()
+    urls: set[str] = set()
+    for pool in pools:
+        where = f"pool `{pool.name}`"
+        _require(bool(_NAME.fullmatch(pool.name)), f"{where}: a name is letters, digits, `.`, `_` and `-`")
+        _require(pool.name not in names, f"{where}: there are two of that name")
+        names.add(pool.name)
+        _one_of(f"{where}: engine", pool.engine, list(DIALECTS))
+        _require(bool(pool.replicas), f"{where}: replicas must list at least one URL")
+        _require(pool.gpus_per_replica >= 1, f"{where}: gpus_per_replica must be at least 1")
+        for setting in pool.prefill.__struct_fields__:
+            value = getattr(pool.prefill, setting)
+            _require(value is None or value > 0 or value is False, f"{where}: prefill.{setting} must be above 0")
+        for url in pool.replicas:
+            _check_url(where, url)
+            _require(url.rstrip("/") not in urls, f"{where}: {url} is listed twice")
+            urls.add(url.rstrip("/"))
+
+
+def _check_url(where: str, url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    _require(
+        good and not parts.query and "@" not in parts.netloc, f"{where}: `{url}` is not an http(s)://host:port URL"
+    )
+
+
+def _one_of(what: str, word: str, valid: list[str]) -> None:
+    _require(word in valid, f"{what} `{word}` is not known{nearest(word, valid)}")
+
+
+def _require(good: bool, message: str) -> None:
+    if not good:
+        raise ConfigError(message)

@@ -1,0 +1,133 @@
+"""The demo's processes: four simulated engines and one gateway at a time; does I/O."""
+
+import asyncio
+import contextlib
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+MODEL: Final = "deepseek-v4-flash"
+SPEED: Final = 10.0
+"""Simulated milliseconds that pass in one millisecond of the wall's."""
+KV_TOKENS: Final = 200_000
+"""Cache of each simulated replica: the fleet holds the workload's live sessions once, not four times."""
+_START_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedEngine:
+    """A running simulated engine."""
+
+    pool: str
+    dialect: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolKind:
+    """A pool of the demo: its dialect and timing profile."""
+
+    name: str
+    dialect: str
+    profile: str
+    flush_path: str
+
+
+POOLS: Final = (
+    PoolKind("vllm-w4a8", "vllm", "vllm-w4a8", "/reset_prefix_cache"),
+    PoolKind("sglang-fp4", "sglang", "sglang-fp4", "/flush_cache"),
+)
+REPLICAS_PER_POOL: Final = 2
+
+
+class StartError(Exception):
+    """A process of the demo did not start; the message carries its last words."""
+
+
+@contextlib.asynccontextmanager
+async def simulated_engines() -> AsyncIterator[list[SimulatedEngine]]:
+    """Two replicas of each pool, on free ports, for as long as the block runs."""
+    async with contextlib.AsyncExitStack() as stack:
+        kinds = [pool for pool in POOLS for _ in range(REPLICAS_PER_POOL)]
+        started = (stack.enter_async_context(_process(_engine_arguments(kind))) for kind in kinds)
+        urls = await asyncio.gather(*started)
+        yield [SimulatedEngine(kind.name, kind.dialect, url[0]) for kind, url in zip(kinds, urls, strict=True)]
+
+
+@contextlib.asynccontextmanager
+async def gateway(engines: list[SimulatedEngine], policy: str, port: int) -> AsyncIterator[tuple[str, str]]:
+    """A gateway over the engines (port 0: any free one); its URL and its dashboard's."""
+    with tempfile.TemporaryDirectory(prefix="prefixgate-demo-") as folder:
+        config = Path(folder) / "gateway.toml"
+        config.write_text(_config(engines, policy, port))
+        async with _process(["serve", "--config", str(config)]) as (url, admin_url):
+            yield url.removesuffix("/v1"), admin_url.rstrip("/")
+
+
+async def flush(engines: list[SimulatedEngine]) -> None:
+    """Empty every engine's prefix cache."""
+    paths = {pool.name: pool.flush_path for pool in POOLS}
+    async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
+        for engine in engines:
+            answer = await client.post(engine.url + paths[engine.pool])
+            answer.raise_for_status()
+
+
+def _engine_arguments(kind: PoolKind) -> list[str]:
+    return [
+        *("engine", "simulate", "--dialect", kind.dialect, "--profile", kind.profile, "--port", "0"),
+        *("--model", MODEL, "--speed", str(SPEED), "--kv-tokens", str(KV_TOKENS)),
+    ]
+
+
+def _config(engines: list[SimulatedEngine], policy: str, port: int) -> str:
+    lines = ["[server]", f"port = {port}", "[routing]", f'policy = "{policy}"', "[polling]", "interval_s = 0.5"]
+    for pool in POOLS:
+        urls = ", ".join(f'"{engine.url}"' for engine in engines if engine.pool == pool.name)
+        lines += ["[[pools]]", f'name = "{pool.name}"', f'engine = "{pool.dialect}"', f'model = "{MODEL}"']
+        lines += ["gpus_per_replica = 2", f"replicas = [{urls}]", "[pools.prefill]", "chunk_tokens = 8192"]
+    return "\n".join(lines) + "\n"
+
+
+@contextlib.asynccontextmanager
+async def _process(arguments: list[str]) -> AsyncIterator[list[str]]:
+    """Run one of our own commands, which prints a line with its URLs once it listens; those URLs."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "gateway", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is ours to pass on, in order
+    )
+    try:
+        yield await _announced_urls(process)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                async with asyncio.timeout(5):
+                    await process.communicate()
+            except TimeoutError:
+                process.kill()
+                await process.communicate()
+
+
+async def _announced_urls(process: asyncio.subprocess.Process) -> list[str]:
+    assert process.stdout is not None  # noqa: S101 - asked for above
+    assert process.stderr is not None  # noqa: S101
+    try:
+        async with asyncio.timeout(_START_S):
+            line = (await process.stdout.readline()).decode()
+    except TimeoutError:
+        line = ""
+    urls = [word.rstrip(",)") for word in line.split() if word.startswith("http://")]
+    if not urls:
+        process.kill()
+        said = (await process.stderr.read()).decode(errors="replace").strip().splitlines()
+        raise StartError(said[-1] if said else "a process of the demo did not start in time")
+    return urls

@@ -1,0 +1,1 @@
+"""Routing: which replica takes a request, and what we learned from the answers; pure."""

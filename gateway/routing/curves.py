@@ -1,0 +1,85 @@
+"""Learned curves: milliseconds to prefill u uncached tokens, and bytes per token; pure."""
+
+from collections.abc import Sequence
+from typing import Final
+
+PRIOR_BASE_MS: Final = 17.0
+PRIOR_MS_PER_TOKEN: Final = 547 / 8192
+"""DeepSeek-V4-Flash W4A8 on vLLM, 2×H200: 1658 ms at 24,576 tokens, +547 ms per 8192 (the seed's ladder)."""
+
+_FORGET: Final = 0.98
+_PRIOR_TOKENS: Final = (0.0, 8192.0)
+_SURPRISE: Final = 4.0
+_ENOUGH: Final = 8
+
+
+class PrefillCurve:
+    """`base_ms + ms_per_token · u`, fitted online by recency-weighted least squares of the relative error.
+
+    Starts from the prior, which counts like one observation at each end. One observation moves the fit by no
+    more than a measurement `_SURPRISE` times off would, so that a stall cannot bend the curve.
+    """
+
+    def __init__(self, base_ms: float = PRIOR_BASE_MS, ms_per_token: float = PRIOR_MS_PER_TOKEN) -> None:
+        self.base_ms = base_ms
+        self.ms_per_token = ms_per_token
+        self.observations = 0
+        self._sums = [0.0] * 5  # of w, w·u, w·u², w·y, w·u·y
+        for tokens in _PRIOR_TOKENS:
+            self._add(tokens, base_ms + ms_per_token * tokens)
+
+    def predict_ms(self, uncached_tokens: float) -> float:
+        """Milliseconds from the start of prefill to the first token."""
+        return self.base_ms + self.ms_per_token * uncached_tokens
+
+    def observe(self, uncached_tokens: float, measured_ms: float) -> None:
+        """Learn from one request: its uncached tokens and its time to first token less its wait."""
+        predicted = self.predict_ms(uncached_tokens)
+        measured = min(max(measured_ms, predicted / _SURPRISE), predicted * _SURPRISE)
+        self.observations += 1
+        self._sums = [_FORGET * total for total in self._sums]
+        self._add(uncached_tokens, measured)
+        w, wu, wuu, wy, wuy = self._sums
+        spread = w * wuu - wu * wu
+        if spread > 1e-9 * w * wuu:
+            slope = (w * wuy - wu * wy) / spread
+            if slope > 0 and (wy - slope * wu) > 0:
+                self.ms_per_token, self.base_ms = slope, (wy - slope * wu) / w
+                return
+        # Degenerate (all requests alike, or a negative part): keep the shape, move its scale.
+        fitted = self.base_ms * w + self.ms_per_token * wu
+        self.base_ms *= wy / fitted
+        self.ms_per_token *= wy / fitted
+
+    def _add(self, tokens: float, ms: float) -> None:
+        weight = 1.0 / (ms * ms)  # relative error: a small prompt teaches as much as a large one
+        terms = (1.0, tokens, tokens * tokens, ms, tokens * ms)
+        self._sums = [total + weight * term for total, term in zip(self._sums, terms, strict=True)]
+
+
+def best_known(curves: Sequence[PrefillCurve]) -> PrefillCurve:
+    """The first curve that has seen enough, else the last: give the most particular first.
+
+    A replica that was never measured borrows its pool's curve, a new pool the fleet's. Without that, the
+    first replica to be measured as faster than the prior would keep all the traffic.
+    """
+    return next((curve for curve in curves if curve.observations >= _ENOUGH), curves[-1])
+
+
+class TokenRatio:
+    """Bytes of canonical prompt per engine token, from `usage.prompt_tokens`; a recency-weighted ratio of sums."""
+
+    def __init__(self, bytes_per_token: float = 4.0, prior_tokens: float = 200.0) -> None:
+        self._bytes = bytes_per_token * prior_tokens
+        self._tokens = prior_tokens
+
+    @property
+    def bytes_per_token(self) -> float:
+        """The current estimate, above 0."""
+        return self._bytes / self._tokens
+
+    def observe(self, prompt_bytes: int, prompt_tokens: int) -> None:
+        """Learn from one finished request."""
+        if prompt_bytes > 0 and prompt_tokens > 0:
+            self._bytes = self._bytes * _FORGET + prompt_bytes
+            self._tokens = self._tokens * _FORGET + prompt_tokens

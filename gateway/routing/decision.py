@@ -1,0 +1,104 @@
+"""What the router answers: a Decision that explains itself, or a Rejection; pure data."""
+
+from enum import StrEnum
+
+import msgspec
+
+from gateway.routing.chain import PrefixChain
+
+
+class RouteRequest(msgspec.Struct, frozen=True):
+    """All that routing may know of a request. `model` None: the client named none.
+
+    `session` is the session affinity unit; `response_id` names a stored Responses object that only its
+    replica can continue; `tried` are replicas that failed this request already.
+    """
+
+    request_id: str
+    model: str | None
+    chain: PrefixChain
+    streams: bool
+    accepted_at: float
+    session: str | None = None
+    response_id: str | None = None
+    pinned_pool: str | None = None
+    pinned_replica: str | None = None
+    tried: frozenset[str] = frozenset()
+
+
+class CostTerm(msgspec.Struct, frozen=True):
+    """One part of a candidate's cost, in milliseconds to first token."""
+
+    name: str
+    ms: float
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """One row of the table that a policy picks from.
+
+    `cached_tokens` is the predicted overlap; `fill` the share (0..1) of the replica's index in use.
+    """
+
+    replica: str
+    pool: str
+    url: str
+    slot: int
+    prompt_tokens: int
+    cached_tokens: int
+    inflight: int
+    fill: float
+    wait_ms: float
+    prefill_ms: float
+
+    @property
+    def cost_ms(self) -> float:
+        """Predicted time to first token."""
+        return self.wait_ms + self.prefill_ms
+
+    @property
+    def terms(self) -> tuple[CostTerm, ...]:
+        """The cost, term by term."""
+        return (CostTerm("wait", self.wait_ms), CostTerm("prefill", self.prefill_ms))
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """Where the request goes. `ticket` names the attempt in every later fact."""
+
+    ticket: int
+    request_id: str
+    policy: str
+    model: str
+    candidates: tuple[Candidate, ...]
+    chosen: Candidate
+    available_tokens: int
+
+    @property
+    def why(self) -> str:
+        """One sentence for a person."""
+        others = [c for c in self.candidates if c is not self.chosen]
+        if not others:
+            return f"{self.chosen.replica} is the only usable replica"
+        best = min(others, key=lambda c: c.cost_ms)
+        return (
+            f"policy {self.policy}: {self.chosen.replica} with {self.chosen.cached_tokens} of "
+            f"{self.chosen.prompt_tokens} tokens cached, first token predicted in {self.chosen.cost_ms:.0f} ms; "
+            f"the best other, {best.replica}, has {best.cached_tokens} cached and {best.cost_ms:.0f} ms"
+        )
+
+
+class RejectionReason(StrEnum):
+    """Why no replica was chosen."""
+
+    MODEL_REQUIRED = "model_required"
+    MODEL_NOT_FOUND = "model_not_found"
+    UNKNOWN_PIN = "unknown_pin"
+    NO_REPLICA = "no_replica"
+    ALL_TRIED = "all_tried"
+
+
+class Rejection(msgspec.Struct, frozen=True):
+    """No replica can take the request now; an expected answer, so a value."""
+
+    reason: RejectionReason
+    message: str
+    retry_after_s: float | None = None

@@ -1,0 +1,116 @@
+"""Facts: everything that happens after a decision, as the Router is told of it; pure data.
+
+`at` is seconds on the caller's monotonic clock (or virtual time); replicas go by name, attempts by ticket.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+from engines.reports import EngineDescription, LoadReport, ModelCard, Usage
+
+
+class Outcome(StrEnum):
+    """How a request, or one attempt at it, ended: exactly one of these, on every path."""
+
+    COMPLETED = "completed"
+    CLIENT_GONE = "client_gone"
+    ENGINE_FAILED = "engine_failed"
+    ENGINE_REJECTED = "engine_rejected"
+    TIMED_OUT = "timed_out"
+    REJECTED = "rejected"
+
+
+class Dispatched(msgspec.Struct, frozen=True):
+    """The request's bytes went to the engine. `route_s`: the decision alone; `overhead_s`: all of our own work."""
+
+    ticket: int
+    at: float
+    route_s: float
+    overhead_s: float
+
+
+class FirstToken(msgspec.Struct, frozen=True):
+    """The first content of a stream arrived."""
+
+    ticket: int
+    at: float
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """The attempt is over. `content_frames` counts stream frames with content (0 for a plain body)."""
+
+    ticket: int
+    at: float
+    outcome: Outcome
+    usage: Usage | None = None
+    content_frames: int = 0
+
+
+class AttemptFailed(msgspec.Struct, frozen=True):
+    """The attempt died before its first byte, and the request goes on to another replica or to `Refused`."""
+
+    ticket: int
+    at: float
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """A request without a ticket ended: it got none, or its last attempt had failed. `model` "" if not known."""
+
+    at: float
+    model: str
+    outcome: Outcome
+
+
+class ReplicaUp(msgspec.Struct, frozen=True):
+    """The replica answers; `models` are what it serves now."""
+
+    replica: str
+    at: float
+    models: tuple[ModelCard, ...] = ()
+    description: EngineDescription = EngineDescription()
+
+
+class ReplicaDown(msgspec.Struct, frozen=True):
+    """The replica does not answer; `reason` is one sentence."""
+
+    replica: str
+    at: float
+    reason: str
+
+
+class ReplicaRestarted(msgspec.Struct, frozen=True):
+    """The replica's process is a new one: its cache is empty."""
+
+    replica: str
+    at: float
+
+
+class LoadReported(msgspec.Struct, frozen=True):
+    """The replica's own word on its load."""
+
+    replica: str
+    at: float
+    report: LoadReport
+
+
+class ResponseStored(msgspec.Struct, frozen=True):
+    """The replica keeps this Responses object, so later calls about it must go there."""
+
+    replica: str
+    at: float
+    response_id: str
+
+
+Fact = (
+    Dispatched
+    | FirstToken
+    | Finished
+    | AttemptFailed
+    | Refused
+    | ReplicaUp
+    | ReplicaDown
+    | ReplicaRestarted
+    | LoadReported
+    | ResponseStored
+)

@@ -1,0 +1,184 @@
+"""The fleet: pools, replicas, what is booked on each and what each last reported; pure."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from engines.reports import EngineDescription, LoadReport, PrefillSettings
+from gateway.routing.chain import PrefixChain
+from gateway.routing.curves import PrefillCurve, TokenRatio, best_known
+
+DEFAULT_KV_TOKENS: Final = 1_000_000
+"""Cache capacity assumed until the engine reports its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSpec:
+    """One engine process: its name (unique in the fleet) and base URL."""
+
+    name: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """Replicas with the same engine, model and settings; `model` None means whatever the replicas say."""
+
+    name: str
+    model: str | None
+    replicas: tuple[ReplicaSpec, ...]
+    prefill: PrefillSettings = PrefillSettings()
+
+
+@dataclass(slots=True)
+class Booking:
+    """One attempt in flight, counted from the moment it was chosen."""
+
+    ticket: int
+    request_id: str
+    model: str
+    chain: PrefixChain
+    streams: bool
+    accepted_at: float
+    booked_at: float
+    prompt_tokens: int
+    available_tokens: int
+    routed_tokens: int
+    wait_ms: float
+    prefill_ms: float
+    first_token_at: float | None = None
+
+    @property
+    def predicted_ttft_ms(self) -> float:
+        """From booking to first token, as predicted then."""
+        return self.wait_ms + self.prefill_ms
+
+
+class ReplicaState(StrEnum):
+    """Whether a replica may be chosen."""
+
+    STARTING = "starting"
+    UP = "up"
+    DOWN = "down"
+
+
+@dataclass(slots=True)
+class Replica:
+    """One replica as the router knows it. `slot` is its place in the prefix index."""
+
+    spec: ReplicaSpec
+    pool: "Pool"
+    slot: int
+    curves: tuple[PrefillCurve, PrefillCurve, PrefillCurve]
+    """Its own, its pool's and the fleet's."""
+    state: ReplicaState = ReplicaState.STARTING
+    reason: str = "not probed yet"
+    models: frozenset[str] = frozenset()
+    description: EngineDescription = EngineDescription()
+    report: LoadReport = LoadReport()
+    reports_cached_tokens: bool = False
+    bookings: dict[int, Booking] = field(default_factory=dict)
+    _prefilling: OrderedDict[int, Booking] = field(default_factory=OrderedDict)
+    _prefilling_ms: float = 0.0
+    _prefill_since: float = 0.0
+
+    @property
+    def curve(self) -> PrefillCurve:
+        """The most particular curve that has seen enough."""
+        return best_known(self.curves)
+
+    def book(self, booking: Booking) -> None:
+        """Count the attempt's work from now on."""
+        if not self._prefilling:
+            self._prefill_since = booking.booked_at
+        self.bookings[booking.ticket] = booking
+        self._prefilling[booking.ticket] = booking
+        self._prefilling_ms += booking.prefill_ms
+
+    def learn(self, uncached_tokens: int, measured_ms: float) -> None:
+        """One measured prefill, for its own curve and those that others borrow."""
+        for curve in self.curves:
+            curve.observe(uncached_tokens, measured_ms)
+
+    def prefilled(self, ticket: int, now: float) -> None:
+        """The attempt's prefill no longer stands before others: its first token came, or it ended."""
+        booking = self._prefilling.pop(ticket, None)
+        if booking is not None:
+            self._prefilling_ms = self._prefilling_ms - booking.prefill_ms if self._prefilling else 0.0
+            self._prefill_since = now
+
+    def release(self, ticket: int, now: float) -> None:
+        """The attempt is over."""
+        self.prefilled(ticket, now)
+        del self.bookings[ticket]
+
+    def wait_ms(self, now: float) -> float:
+        """Milliseconds of booked prefill before a request booked now would start.
+
+        The head of the queue is credited with the time since the last first token, but never with more
+        than its own work. A plain (not streamed) request shows no first token, so it stops counting once
+        its predicted time has passed.
+        """
+        while self._prefilling:
+            head = next(iter(self._prefilling.values()))
+            if head.streams or now < head.booked_at + head.predicted_ttft_ms / 1000:
+                done_ms = min((now - self._prefill_since) * 1000, head.prefill_ms)
+                return max(self._prefilling_ms - done_ms, 0.0)
+            self.prefilled(head.ticket, now)
+        return 0.0
+
+
+@dataclass(slots=True)
+class Pool:
+    """A pool and what is learned for all of its replicas together."""
+
+    spec: PoolSpec
+    token_ratio: TokenRatio = field(default_factory=TokenRatio)
+    curve: PrefillCurve = field(default_factory=PrefillCurve)
+    replicas: list[Replica] = field(default_factory=list)
+
+
+class Fleet:
+    """All pools and replicas, by name and in slot order."""
+
+    def __init__(self) -> None:
+        self.pools: dict[str, Pool] = {}
+        self.replicas: list[Replica] = []
+        self.curve = PrefillCurve()
+        self.served: dict[str, list[Replica]] = {}
+        """Every model that can be asked for, with the replicas that serve it, in a stable order."""
+        self._by_name: dict[str, Replica] = {}
+
+    def add_pool(self, spec: PoolSpec) -> Pool:
+        """A new pool without replicas."""
+        pool = self.pools[spec.name] = Pool(spec)
+        return pool
+
+    def add_replica(self, pool: Pool, spec: ReplicaSpec, slot: int) -> Replica:
+        """A new replica of the pool; its slot must be the next in order."""
+        replica = Replica(spec, pool, slot, (PrefillCurve(), pool.curve, self.curve))
+        pool.replicas.append(replica)
+        self.replicas.append(replica)
+        self._by_name[spec.name] = replica
+        self.list_models()
+        return replica
+
+    def replica(self, name: str) -> Replica:
+        """The replica of that name; KeyError if there is none."""
+        return self._by_name[name]
+
+    def list_models(self) -> None:
+        """Renew `served`, after replicas came or said what they serve."""
+        self.served = {}
+        for replica in self.replicas:
+            for model in _names(replica):
+                self.served.setdefault(model, []).append(replica)
+
+
+def _names(replica: Replica) -> Iterator[str]:
+    configured = replica.pool.spec.model
+    if configured is not None:
+        yield configured
+    yield from sorted(replica.models - {configured})

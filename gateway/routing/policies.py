@@ -1,0 +1,82 @@
+"""Policies: each picks a row of the candidate table, and changes nothing; pure."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from xxhash import xxh3_64_intdigest
+
+from gateway.routing.decision import Candidate
+
+NEAR_TIE_MS: Final = 1.0
+NEAR_TIE_SHARE: Final = 0.02
+"""Costs this close are equal: predictions are not better than that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What a policy may look at beside the table.
+
+    `turn` counts decisions; `draw` is uniform in [0, 1); `unit` is the session or prefix family, b"" if the
+    request has neither.
+    """
+
+    turn: int
+    draw: float
+    unit: bytes
+
+
+Policy = Callable[[Sequence[Candidate], Circumstances], Candidate]
+
+
+def ttft(table: Sequence[Candidate], circumstances: Circumstances) -> Candidate:
+    """The lowest predicted time to first token; among near ties the emptiest cache, so that caches fill evenly."""
+    best = min(candidate.wait_ms + candidate.prefill_ms for candidate in table)
+    limit = best + max(NEAR_TIE_MS, best * NEAR_TIE_SHARE)
+    near = [candidate for candidate in table if candidate.wait_ms + candidate.prefill_ms <= limit]
+    if len(near) == 1:
+        return near[0]
+    return _drawn(near, [(-c.cached_tokens, c.fill) for c in near], circumstances.draw)
+
+
+def prefix(table: Sequence[Candidate], circumstances: Circumstances) -> Candidate:
+    """The longest cached prefix; among equals the shortest predicted wait."""
+    return _drawn(table, [(-c.cached_tokens, c.wait_ms, c.inflight) for c in table], circumstances.draw)
+
+
+def least_load(table: Sequence[Candidate], circumstances: Circumstances) -> Candidate:
+    """The fewest requests in flight, whatever is cached."""
+    return _drawn(table, [(c.inflight,) for c in table], circumstances.draw)
+
+
+def round_robin(table: Sequence[Candidate], circumstances: Circumstances) -> Candidate:
+    """Each replica in turn."""
+    return table[circumstances.turn % len(table)]
+
+
+def random(table: Sequence[Candidate], circumstances: Circumstances) -> Candidate:
+    """Any replica."""
+    return table[int(circumstances.draw * len(table))]
+
+
+def session(table: Sequence[Candidate], circumstances: Circumstances) -> Candidate:
+    """The same replica for one session (else one prefix family), by rendezvous hashing; no state is kept."""
+    if not circumstances.unit:
+        return least_load(table, circumstances)
+    return max(table, key=lambda c: xxh3_64_intdigest(circumstances.unit + b"\xff" + c.replica.encode()))
+
+
+def _drawn(table: Sequence[Candidate], keys: Sequence[tuple[float, ...]], draw: float) -> Candidate:
+    least = min(keys)
+    ties = [candidate for candidate, key in zip(table, keys, strict=True) if key == least]
+    return ties[int(draw * len(ties))]
+
+
+POLICIES: Final[Mapping[str, Policy]] = {
+    "ttft": ttft,
+    "prefix": prefix,
+    "least-load": least_load,
+    "round-robin": round_robin,
+    "random": random,
+    "session": session,
+}

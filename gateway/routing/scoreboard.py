@@ -1,0 +1,117 @@
+"""The scoreboard: what was predicted and what was delivered, summed per pool, replica and model; pure."""
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from engines.reports import Usage
+from gateway.routing.decision import Decision
+from gateway.routing.facts import Outcome
+from gateway.routing.fleet import Booking
+from gateway.routing.histogram import (
+    ERROR_SECONDS,
+    ERROR_TOKENS,
+    ITL_SECONDS,
+    OWN_SECONDS,
+    SECONDS,
+    Histogram,
+)
+
+RECENT_TTFTS: Final = 512
+RECENT_REQUESTS: Final = 1000
+
+
+class Key(NamedTuple):
+    """The labels of a series; pool and replica are "" for requests that no replica took."""
+
+    pool: str
+    replica: str
+    model: str
+
+
+@dataclass(slots=True)
+class Series:
+    """Sums for one key. Token sums cover the requests whose usage the engine reported, all three kinds alike.
+
+    `unreported_prompt_tokens` are those of `prompt_tokens` for which the engine never says what was cached.
+    """
+
+    outcomes: dict[Outcome, int] = field(default_factory=dict)
+    retries: int = 0
+    prompt_tokens: int = 0
+    unreported_prompt_tokens: int = 0
+    completion_tokens: int = 0
+    available_tokens: int = 0
+    routed_tokens: int = 0
+    delivered_tokens: int = 0
+    ttft: Histogram = field(default_factory=lambda: Histogram(SECONDS))
+    itl: Histogram = field(default_factory=lambda: Histogram(ITL_SECONDS))
+    request: Histogram = field(default_factory=lambda: Histogram(SECONDS))
+    route: Histogram = field(default_factory=lambda: Histogram(OWN_SECONDS))
+    overhead: Histogram = field(default_factory=lambda: Histogram(OWN_SECONDS))
+    prediction_error: Histogram = field(default_factory=lambda: Histogram(ERROR_TOKENS))
+    ttft_error: Histogram = field(default_factory=lambda: Histogram(ERROR_SECONDS))
+    recent_ttft_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_TTFTS))
+
+    def end(self, outcome: Outcome) -> None:
+        """One request ended so."""
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+    def first_token(self, booking: Booking, now: float) -> None:
+        """Count a time to first token, from accept, and how far its prediction was off."""
+        ttft_s = now - booking.accepted_at
+        self.ttft.observe(ttft_s)
+        self.recent_ttft_s.append(ttft_s)
+        self.ttft_error.observe(now - booking.booked_at - booking.predicted_ttft_ms / 1000)
+
+    def used(self, booking: Booking, usage: Usage, reports_cached_tokens: bool) -> None:
+        """Count a request's tokens by the engine's word.
+
+        An engine that reports cached tokens at all may leave the field out when there were none.
+        """
+        self.prompt_tokens += usage.prompt_tokens
+        self.completion_tokens += usage.completion_tokens
+        if usage.cached_tokens is None and not reports_cached_tokens:
+            self.unreported_prompt_tokens += usage.prompt_tokens
+            return
+        delivered = usage.cached_tokens or 0
+        self.available_tokens += booking.available_tokens
+        self.routed_tokens += booking.routed_tokens
+        self.delivered_tokens += delivered
+        self.prediction_error.observe(delivered - booking.routed_tokens)
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One request's last decision and what came of it, kept for `explain`."""
+
+    decision: Decision
+    accepted_at: float
+    attempts: int = 1
+    outcome: Outcome | None = None
+    ttft_s: float | None = None
+    usage: Usage | None = None
+
+
+class Scoreboard:
+    """All series, and the most recent requests."""
+
+    def __init__(self) -> None:
+        self.series: dict[Key, Series] = {}
+        self.requests: OrderedDict[str, RequestRecord] = OrderedDict()
+
+    def of(self, pool: str, replica: str, model: str) -> Series:
+        """The series of those labels, made when first asked for."""
+        key = Key(pool, replica, model)
+        series = self.series.get(key)
+        if series is None:
+            series = self.series[key] = Series()
+        return series
+
+    def decided(self, decision: Decision, accepted_at: float) -> None:
+        """Remember a decision; a retry replaces the one before it."""
+        before = self.requests.pop(decision.request_id, None)
+        attempts = 1 if before is None or before.outcome is not None else before.attempts + 1
+        self.requests[decision.request_id] = RequestRecord(decision, accepted_at, attempts)
+        while len(self.requests) > RECENT_REQUESTS:
+            self.requests.popitem(last=False)

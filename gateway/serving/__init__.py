@@ -1,0 +1,1 @@
+"""Serving: sockets, clocks and tasks around the Router; does I/O."""

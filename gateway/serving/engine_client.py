@@ -1,0 +1,355 @@
+"""Pooled HTTP/1.1 connections to engines, on asyncio protocols and httptools; does I/O.
+
+The hot path's half towards the engines: bytes are handed on as they come, nothing is decoded or copied
+twice, and reading pauses while the reader is behind.
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+from urllib.parse import urlsplit
+
+import httptools
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+HIGH_WATER_BYTES: Final = 256 * 1024
+IDLE_CONNECTIONS: Final = 256
+"""Kept per engine; more may be open while in use."""
+
+
+class EngineGoneError(Exception):
+    """The engine could not be reached, broke off, stalled or did not speak HTTP; the message is one sentence."""
+
+
+class EngineTimeoutError(EngineGoneError):
+    """The engine took longer than a time limit."""
+
+
+class EngineUnreachableError(EngineGoneError):
+    """No connection could be made."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimits:
+    """Seconds for a connection to open, for the response to begin, and between its bytes."""
+
+    connect_s: float = 5.0
+    first_byte_s: float = 600.0
+    idle_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an engine listens. `prefix` is the base URL's path, put before every target."""
+
+    host: str
+    port: int
+    tls: bool
+    prefix: str
+
+    @property
+    def host_header(self) -> bytes:
+        """The value of `Host`."""
+        return f"{self.host}:{self.port}".encode()
+
+
+@lru_cache(maxsize=1024)
+def origin_of(url: str) -> Origin:
+    """The origin of a base URL such as `http://10.0.0.1:8000`."""
+    parts = urlsplit(url)
+    tls = parts.scheme == "https"
+    return Origin(parts.hostname or "", parts.port or (443 if tls else 80), tls, parts.path.rstrip("/"))
+
+
+class EngineResponse:
+    """A response whose head has arrived: `status`, `headers`, then `read` until b""."""
+
+    def __init__(self, connection: "_Connection") -> None:
+        self._connection = connection
+        self.status = connection.status
+        self.headers = connection.headers
+
+    def header(self, name: bytes) -> bytes:
+        """The first value of a header (lower-case name), b"" without one."""
+        return next((value for key, value in self.headers if key == name), b"")
+
+    async def read(self) -> bytes:
+        """The next bytes of the body as they came, b"" at its end. Raises EngineGoneError."""
+        return await self._connection.read()
+
+    async def body(self, limit_bytes: int) -> bytes:
+        """The whole body. Raises EngineGoneError, also when it is longer than the limit."""
+        parts: list[bytes] = []
+        size = 0
+        while chunk := await self.read():
+            size += len(chunk)
+            if size > limit_bytes:
+                self.close()
+                raise EngineGoneError(f"the engine's answer is longer than {limit_bytes} bytes")
+            parts.append(chunk)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        """Done with the response: an unfinished one breaks the connection, which aborts it at the engine."""
+        self._connection.leave()
+
+
+class EngineClient:
+    """Sends requests to engines over kept-alive connections."""
+
+    def __init__(self, limits: TimeLimits | None = None) -> None:
+        self.limits = limits or TimeLimits()
+        self._idle: dict[Origin, list[_Connection]] = {}
+        self._open: set[_Connection] = set()
+
+    async def send(self, url: str, method: str, target: str, headers: Headers, body: bytes = b"") -> EngineResponse:
+        """One request; returns when the response's head is there. Raises EngineGoneError.
+
+        A kept connection that the engine closed meanwhile is replaced once; nothing else is tried again here.
+        """
+        origin = origin_of(url)
+        head = _request_head(origin, method, target, headers, len(body))
+        while True:
+            connection, fresh = await self._connection(origin)
+            try:
+                await connection.exchange(head, body)
+            except EngineGoneError:
+                stale = not fresh and not connection.heard
+                connection.leave()
+                if not stale:
+                    raise
+            except BaseException:
+                connection.leave()
+                raise
+            else:
+                return EngineResponse(connection)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for connection in list(self._open):
+            connection.abort()
+        await asyncio.sleep(0)
+
+    async def _connection(self, origin: Origin) -> "tuple[_Connection, bool]":
+        idle = self._idle.setdefault(origin, [])
+        while idle:
+            connection = idle.pop()
+            if connection.usable:
+                return connection, False
+        loop = asyncio.get_running_loop()
+        context = ssl.create_default_context() if origin.tls else None
+        try:
+            async with asyncio.timeout(self.limits.connect_s):
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(self, origin), origin.host, origin.port, ssl=context
+                )
+        except TimeoutError as error:
+            raise EngineUnreachableError(f"no connection within {self.limits.connect_s:g} s") from error
+        except OSError as error:
+            raise EngineUnreachableError(f"no connection: {error.strerror or error}") from error
+        return connection, True
+
+    def opened(self, connection: "_Connection") -> None:
+        """A connection is open."""
+        self._open.add(connection)
+
+    def closed(self, connection: "_Connection") -> None:
+        """A connection is closed."""
+        self._open.discard(connection)
+        with suppress(ValueError):
+            self._idle.get(connection.origin, []).remove(connection)
+
+    def release(self, connection: "_Connection") -> bool:
+        """Keep a connection for the next request; False when enough are kept."""
+        idle = self._idle.setdefault(connection.origin, [])
+        if len(idle) >= IDLE_CONNECTIONS:
+            return False
+        idle.append(connection)
+        return True
+
+
+class _Connection(asyncio.Protocol):
+    """One connection: at most one request at a time, its response parsed as it arrives."""
+
+    def __init__(self, client: EngineClient, origin: Origin) -> None:
+        self.origin = origin
+        self.heard = False
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self._client = client
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._busy = False
+        self._head_done = False
+        self._complete = False
+        self._delimited = False
+        self._error: EngineGoneError | None = None
+        self._chunks: deque[bytes] = deque()
+        self._buffered = 0
+        self._paused = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._heard_at = 0.0
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._parser = httptools.HttpResponseParser(self)
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - narrows what create_connection gives
+        self._transport = transport
+        self._client.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = True
+        self._heard_at = self._loop.time()
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._fail(EngineGoneError("the engine answered with something that is not HTTP"))
+        except httptools.HttpParserUpgrade:
+            self._fail(EngineGoneError("the engine asked for a protocol upgrade"))
+        if self._buffered > HIGH_WATER_BYTES and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def eof_received(self) -> None:
+        return None  # close; connection_lost says what it meant
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._client.closed(self)
+        self._transport = None
+        if self._busy and not self._complete:
+            if self._head_done and not self._delimited and exc is None:
+                self._complete = True  # a body that ends with its connection
+            elif self._error is None:
+                self._error = EngineGoneError("the engine closed the connection before its answer was complete")
+        self._wake()
+
+    # httptools callbacks
+
+    def on_message_begin(self) -> None:
+        self.headers = []
+        self._delimited = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        self.headers.append((name, value))
+        if name in (b"content-length", b"transfer-encoding"):
+            self._delimited = True
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+        self._head_done = self.status >= 200  # 100 Continue and its like are followed by the real head
+        self._wake()
+
+    def on_body(self, body: bytes) -> None:
+        self._chunks.append(body)
+        self._buffered += len(body)
+        self._wake()
+
+    def on_message_complete(self) -> None:
+        if self._head_done:
+            self._complete = True
+            self._wake()
+
+    # one request
+
+    @property
+    def usable(self) -> bool:
+        """Open and between requests."""
+        return self._transport is not None and not self._transport.is_closing() and not self._busy
+
+    async def exchange(self, head: bytes, body: bytes) -> None:
+        """Send a request and wait for the head of its response."""
+        if self._transport is None:
+            raise EngineGoneError("the connection was closed")
+        self._busy, self.heard = True, False
+        self._head_done = self._complete = False
+        self._error = None
+        self._transport.write(head)
+        if body:
+            self._transport.write(body)
+        self._watch(self._client.limits.first_byte_s, "began no answer")
+        while not self._head_done:
+            await self._wait()
+        self._watch(self._client.limits.idle_s, "stopped in the middle of its answer")
+
+    async def read(self) -> bytes:
+        while not self._chunks:
+            if self._complete:
+                self.leave()
+                return b""
+            await self._wait()
+        chunk = self._chunks.popleft()
+        self._buffered -= len(chunk)
+        if self._paused and self._buffered < HIGH_WATER_BYTES // 2 and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return chunk
+
+    def leave(self) -> None:
+        """End of the request: keep the connection if the response was read whole, else break it."""
+        if not self._busy:
+            return
+        self._busy = False
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+        whole = self._complete and not self._chunks and self._transport is not None
+        if not (whole and self._parser.should_keep_alive() and self._client.release(self)):
+            self.abort()
+
+    def abort(self) -> None:
+        """Break the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _wait(self) -> None:
+        if self._error is not None:
+            raise self._error
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+        if self._error is not None and not self._chunks:
+            raise self._error
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _fail(self, error: EngineGoneError) -> None:
+        self._error = error
+        self._wake()
+        self.abort()
+
+    def _watch(self, limit_s: float, what: str) -> None:
+        """Fail when nothing is heard for `limit_s`; one timer, moved only when it fires."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        self._heard_at = self._loop.time()
+        self._watchdog = self._loop.call_later(limit_s, self._check, limit_s, what)
+
+    def _check(self, limit_s: float, what: str) -> None:
+        left = self._heard_at + limit_s - self._loop.time()
+        if left > 0 or self._paused:  # while paused it is the client who is slow
+            self._watchdog = self._loop.call_later(max(left, 1.0), self._check, limit_s, what)
+        else:
+            self._fail(EngineTimeoutError(f"the engine {what} for {limit_s:g} s"))
+
+
+def _request_head(origin: Origin, method: str, target: str, headers: Headers, length: int) -> bytes:
+    parts = [f"{method} {origin.prefix}{target} HTTP/1.1\r\nHost: ".encode(), origin.host_header, b"\r\n"]
+    for name, value in headers:
+        parts += (name, b": ", value, b"\r\n")
+    if length or method == "POST":
+        parts.append(b"Content-Length: %d\r\n" % length)
+    parts.append(b"\r\n")
+    return b"".join(parts)

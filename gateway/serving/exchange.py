@@ -1,0 +1,235 @@
+"""One inference request from bytes to its one Outcome: parse, route, forward, retry, relay; does I/O.
+
+Knows nothing of ASGI: `ClientSide` is all that it sees of the client's connection, so that another
+front end can drive the same life. Retrying is decided here and nowhere else.
+"""
+
+from typing import Final
+
+from engines.reports import EngineError
+from gateway.errors import GatewayError, Origin
+from gateway.routing.chain import PrefixChain, chain
+from gateway.routing.decision import Candidate, Rejection, RejectionReason, RouteRequest
+from gateway.routing.facts import Outcome, Refused, ReplicaDown, ResponseStored
+from gateway.serving import headers as header_rules
+from gateway.serving.attempt import Attempt
+from gateway.serving.engine_client import EngineGoneError, EngineResponse, EngineUnreachableError
+from gateway.serving.gateway import Backend, Gateway
+from gateway.serving.headers import HeaderList
+from gateway.serving.relay import (
+    AttemptLostError,
+    ClientSide,
+    client_error,
+    lost,
+    passable,
+    read_error,
+    relay_body,
+    relay_stream,
+)
+from gateway.wire.additions import add
+from gateway.wire.request import Endpoint, InferenceRequest, parse
+from gateway.wire.stream import StreamWatcher
+
+GENERATING: Final = frozenset((Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES))
+
+REJECTION_STATUS: Final = {
+    RejectionReason.MODEL_REQUIRED: 400,
+    RejectionReason.MODEL_NOT_FOUND: 404,
+    RejectionReason.UNKNOWN_PIN: 400,
+    RejectionReason.NO_REPLICA: 503,
+    RejectionReason.ALL_TRIED: 503,
+}
+
+
+class Exchange:
+    """The life of one request. `run` never raises for what a client or an engine does."""
+
+    def __init__(
+        self, gateway: Gateway, endpoint: Endpoint, headers: HeaderList, client: ClientSide, accepted_at: float
+    ) -> None:
+        self._gateway = gateway
+        self._endpoint = endpoint
+        self._headers = headers
+        self._client = client
+        self._accepted_at = accepted_at
+        self.request_id = header_rules.request_id(headers)
+        self._engine_id = self.request_id
+
+    async def run(self, body: bytes) -> None:
+        """Serve the request, whose whole body has been read."""
+        received_at = self._gateway.clock()
+        try:
+            request = parse(self._endpoint, body)
+        except GatewayError as error:
+            await self.refuse(error)
+            return
+        prompt = request.prompt
+        links = chain(prompt.namespace, prompt.text, self._gateway.router.block_bytes)
+        live = self._gateway.live_ids
+        if self._engine_id in live:  # SGLang refuses a second live request of one id
+            self._engine_id = f"{self.request_id[:100]}-{id(self):x}"
+        live.add(self._engine_id)
+        try:
+            await self._serve(request, links, body, received_at)
+        finally:
+            live.discard(self._engine_id)
+
+    async def refuse(self, error: GatewayError, model: str = "") -> None:
+        """End a request that no replica took."""
+        outcome = Outcome.REJECTED if error.origin is not Origin.ENGINE else Outcome.ENGINE_FAILED
+        self._gateway.observe(Refused(self._gateway.clock(), model, outcome))
+        await self._send_error(error, None)
+
+    async def _serve(self, request: InferenceRequest, links: PrefixChain, body: bytes, received_at: float) -> None:
+        """Try replicas until one answers, a refusal is final, or none is left."""
+        tried: list[str] = []
+        failure: AttemptLostError | None = None
+        while True:
+            route_at = self._gateway.clock()
+            answer = self._gateway.router.route(self._route_request(request, links, tried), route_at)
+            if isinstance(answer, Rejection):
+                await self._rejected(answer, request, failure)
+                return
+            attempt = Attempt(answer, self._gateway.observe, self._gateway.clock)
+            now = self._gateway.clock()
+            attempt.dispatched(now - route_at, now - (route_at if tried else received_at))
+            tried.append(answer.chosen.replica)
+            try:
+                await self._attempt(attempt, request, body)
+            except AttemptLostError as error:
+                failure = error
+                if not error.error.retryable or len(tried) >= self._gateway.config.routing.max_attempts:
+                    attempt.finish(_outcome(error))
+                    await self._send_failure(error, answer.chosen)
+                    return
+                attempt.lose()
+            else:
+                return
+            finally:
+                # Reached with the attempt still open only by cancellation or a bug of ours.
+                attempt.finish(Outcome.CLIENT_GONE if self._client.gone else Outcome.REJECTED)
+
+    def _route_request(self, request: InferenceRequest, links: PrefixChain, tried: list[str]) -> RouteRequest:
+        text = header_rules.first_text
+        return RouteRequest(
+            request_id=self.request_id,
+            model=request.model,
+            chain=links,
+            streams=request.stream,
+            accepted_at=self._accepted_at,
+            session=text(self._headers, b"x-session-id") or request.session,
+            response_id=request.previous_response_id,
+            pinned_pool=text(self._headers, b"x-prefixgate-pool"),
+            pinned_replica=text(self._headers, b"x-prefixgate-replica"),
+            tried=frozenset(tried),
+        )
+
+    async def _attempt(self, attempt: Attempt, request: InferenceRequest, body: bytes) -> None:
+        """One replica's try. Raises AttemptLostError while the client has not been sent a byte."""
+        backend = self._gateway.backends[attempt.decision.chosen.replica]
+        response: EngineResponse | None = None
+        try:
+            response = await self._send(backend, request, body)
+            if response.status >= 400:
+                raise await read_error(response, backend.dialect)
+            await self._relay(attempt, request, backend, response)
+        except EngineUnreachableError as error:
+            self._gateway.observe(ReplicaDown(backend.name, self._gateway.clock(), str(error)))
+            raise lost(error) from error
+        except EngineGoneError as error:
+            raise lost(error) from error
+        finally:
+            if response is not None:
+                response.close()
+            if self._client.gone and self._endpoint in GENERATING:
+                self._gateway.abort(backend, self._engine_id)
+
+    async def _send(self, backend: Backend, request: InferenceRequest, body: bytes) -> EngineResponse:
+        extra = list(backend.credentials)
+        header = backend.dialect.request_id_header(self._engine_id)
+        if header is not None:
+            extra.append((header[0].encode(), header[1].encode()))
+        field = backend.dialect.request_id_field(self._engine_id)
+        named = field is None or request.names_request or self._endpoint not in GENERATING
+        fields = () if field is None or named else (field,)
+        sent = body
+        if fields or not request.usage_requested:
+            sent = add(body, include_usage=not request.usage_requested, fields=fields)
+        headers = header_rules.for_engine(self._headers, extra)
+        return await self._gateway.engines.send(backend.url, "POST", self._endpoint, headers, sent)
+
+    async def _relay(
+        self, attempt: Attempt, request: InferenceRequest, backend: Backend, response: EngineResponse
+    ) -> None:
+        headers = header_rules.for_client(response.headers, self.request_id, attempt.decision.chosen)
+        if not response.header(b"content-type").startswith(b"text/event-stream"):
+            reply = await relay_body(response, self._endpoint, self._client, headers)
+            self._stored(backend, reply.response_id)
+            attempt.finish(Outcome.COMPLETED, reply.usage)
+            return
+        watcher = StreamWatcher(self._endpoint, strip_usage=not request.usage_requested)
+        broken = await relay_stream(response, watcher, backend.dialect, attempt, self._client, headers)
+        self._stored(backend, watcher.response_id)
+        if broken is None:
+            attempt.finish(Outcome.COMPLETED, watcher.usage, watcher.content_frames)
+        else:
+            attempt.finish(Outcome.ENGINE_FAILED, watcher.usage, watcher.content_frames)
+            if watcher.error is None:  # else the engine's own error frame has been passed on
+                await self._client.write(self._error_frame(broken))
+        await self._client.end()
+
+    def _stored(self, backend: Backend, response_id: str | None) -> None:
+        if response_id is not None:
+            self._gateway.observe(ResponseStored(backend.name, self._gateway.clock(), response_id))
+
+    def _error_frame(self, error: EngineError) -> bytes:
+        frame = GatewayError(error.message, status=error.status, origin=Origin.ENGINE, type=error.type).sse_frame()
+        return b"event: error\n" + frame if self._endpoint is Endpoint.MESSAGES else frame
+
+    async def _rejected(self, answer: Rejection, request: InferenceRequest, failure: AttemptLostError | None) -> None:
+        if failure is not None:  # the last failed attempt says more than "all were tried"
+            self._gateway.observe(Refused(self._gateway.clock(), request.model or "", Outcome.ENGINE_FAILED))
+            await self._send_failure(failure, None)
+            return
+        status = REJECTION_STATUS[answer.reason]
+        error = GatewayError(
+            answer.message,
+            status=status,
+            origin=Origin.CLIENT if status < 500 else Origin.GATEWAY,
+            type="invalid_request_error" if status < 500 else "service_unavailable",
+            param="model"
+            if answer.reason in (RejectionReason.MODEL_NOT_FOUND, RejectionReason.MODEL_REQUIRED)
+            else None,
+            code=answer.reason,
+            retry_after_s=answer.retry_after_s,
+        )
+        known = answer.reason is not RejectionReason.MODEL_NOT_FOUND  # an unknown name must not become a label
+        await self.refuse(error, (request.model or "") if known else "")
+
+    async def _send_failure(self, failure: AttemptLostError, chosen: Candidate | None) -> None:
+        raw = passable(failure)
+        if raw is None:
+            pool = chosen.pool if chosen is not None else "the model"
+            await self._send_error(client_error(failure, self._endpoint, pool), chosen)
+        else:
+            await self._send_body(failure.error.status, raw, chosen, [])
+
+    async def _send_error(self, error: GatewayError, chosen: Candidate | None) -> None:
+        extra: HeaderList = []
+        if error.retry_after_s is not None:
+            extra.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s))))
+        await self._send_body(error.status, error.body(), chosen, extra)
+
+    async def _send_body(self, status: int, body: bytes, chosen: Candidate | None, extra: HeaderList) -> None:
+        headers = header_rules.for_client([(b"content-type", b"application/json")], self.request_id, chosen)
+        await self._client.start(status, [*headers, *extra, (b"content-length", b"%d" % len(body))])
+        await self._client.write(body)
+        await self._client.end()
+
+
+def _outcome(failure: AttemptLostError) -> Outcome:
+    if failure.timed_out:
+        return Outcome.TIMED_OUT
+    if failure.error.overloaded or 400 <= failure.error.status < 500:
+        return Outcome.ENGINE_REJECTED
+    return Outcome.ENGINE_FAILED

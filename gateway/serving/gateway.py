@@ -1,0 +1,102 @@
+"""The running gateway's parts, put together once: config, router, engine connections, dialects; does I/O."""
+
+import asyncio
+import os
+import time
+from random import Random
+
+import msgspec
+from engines.registry import dialect
+
+from engines.dialect import Dialect
+from engines.reports import EngineCall
+from gateway.config import Config
+from gateway.routing.facts import Fact
+from gateway.routing.router import Router
+from gateway.routing.snapshot import Snapshot
+from gateway.serving.engine_client import EngineClient, EngineGoneError, TimeLimits
+from gateway.serving.headers import HeaderList
+
+
+class Backend(msgspec.Struct, frozen=True):
+    """What serving needs of a replica beside the router's view. `credentials` are headers, never shown."""
+
+    name: str
+    pool: str
+    url: str
+    dialect: Dialect
+    credentials: HeaderList
+
+
+class Gateway:
+    """Everything that one gateway process shares between its requests."""
+
+    def __init__(self, config: Config, *, seed: int | None = None) -> None:
+        self.config = config
+        self.started_at = time.time()
+        self.clock = time.monotonic
+        routing = config.routing
+        self.router = Router(
+            [pool.spec() for pool in config.pools],
+            policy=routing.policy,
+            rng=Random(seed),
+            block_bytes=routing.block_bytes,
+        )
+        limits = config.timeouts
+        self.engines = EngineClient(TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s))
+        self.backends = {backend.name: backend for backend in _backends(config)}
+        self.live_ids: set[str] = set()
+        self.closing = False
+        self._background: set[asyncio.Task[None]] = set()
+
+    def observe(self, fact: Fact) -> None:
+        """Tell the router."""
+        self.router.observe(fact)
+
+    def snapshot(self) -> Snapshot:
+        """The router's view, now."""
+        return self.router.snapshot(self.clock())
+
+    def warnings(self) -> dict[str, list[str]]:
+        """By replica: what is missing or differs from the configuration, and what to do about it."""
+        return {
+            replica.name: list(
+                self.backends[replica.name].dialect.warnings(replica.description, replica.prefill_desired)
+            )
+            for replica in self.snapshot().replicas
+            if replica.state == "up"
+        }
+
+    def abort(self, backend: Backend, request_id: str) -> None:
+        """Tell an engine to stop a request for which closing the connection is not enough, without waiting."""
+        call = backend.dialect.abort_call(request_id)
+        if call is not None:
+            task = asyncio.get_running_loop().create_task(self._call(backend, call))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+    async def close(self) -> None:
+        """Close what is open towards the engines."""
+        if self._background:
+            await asyncio.wait(self._background, timeout=1.0)
+        await self.engines.close()
+
+    async def _call(self, backend: Backend, call: EngineCall) -> None:
+        headers = [(b"content-type", b"application/json"), *backend.credentials]
+        try:
+            response = await self.engines.send(backend.url, call.method, call.path, headers, call.body)
+            await response.body(1 << 20)
+        except EngineGoneError:
+            return  # the engine is gone, and the request with it
+
+
+def _backends(config: Config) -> list[Backend]:
+    backends = []
+    for pool in config.pools:
+        key = os.environ.get(pool.api_key_env, "") if pool.api_key_env else ""
+        credentials: HeaderList = [(b"authorization", b"Bearer " + key.encode())] if key else []
+        backends += [
+            Backend(replica.name, pool.name, replica.url, dialect(pool.engine), credentials)
+            for replica in pool.spec().replicas
+        ]
+    return backends

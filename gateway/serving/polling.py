@@ -1,0 +1,120 @@
+"""Polling: each replica's health, models, set-up and load, turned into facts; does I/O."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import httpx
+
+from engines.reports import LoadReport
+from gateway.routing.facts import LoadReported, ReplicaDown, ReplicaRestarted, ReplicaUp
+from gateway.serving.gateway import Backend, Gateway
+
+DESCRIBE_EVERY: Final = 30
+"""Polls between two looks at a replica's models and set-up."""
+
+
+class Poller:
+    """One task per replica that looks at it for as long as the gateway runs."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        polling = gateway.config.polling
+        self._client = httpx.AsyncClient(timeout=polling.timeout_s, trust_env=False)
+        self._watches = [_Watch(gateway, self._client, backend) for backend in gateway.backends.values()]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Look at every replica once, then go on in the background."""
+        await self.look()
+        interval_s = self._gateway.config.polling.interval_s
+        self._tasks = [asyncio.create_task(watch.run(interval_s)) for watch in self._watches]
+
+    async def look(self) -> None:
+        """Look at every replica once."""
+        await asyncio.gather(*(watch.look() for watch in self._watches))
+
+    async def stop(self) -> None:
+        """End all looking."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._client.aclose()
+
+
+class _Watch:
+    """What is remembered of one replica between two looks."""
+
+    def __init__(self, gateway: Gateway, client: httpx.AsyncClient, backend: Backend) -> None:
+        self._gateway = gateway
+        self._client = client
+        self._backend = backend
+        self._looks_until_description = 0
+        self._before = LoadReport()
+
+    async def run(self, interval_s: float) -> None:
+        while True:
+            await asyncio.sleep(interval_s)
+            await self.look()
+
+    async def look(self) -> None:
+        """One poll: up or down, now and then models and set-up, and the load."""
+        backend, gateway = self._backend, self._gateway
+        reason = await self._ailment()
+        if reason is not None:
+            self._looks_until_description = 0
+            gateway.observe(ReplicaDown(backend.name, gateway.clock(), reason))
+            return
+        if self._looks_until_description <= 0:
+            await self._describe()
+            self._looks_until_description = DESCRIBE_EVERY
+        self._looks_until_description -= 1
+        report = backend.dialect.read_load(await self._pages(backend.dialect.load_paths))
+        if _restarted(self._before, report):
+            gateway.observe(ReplicaRestarted(backend.name, gateway.clock()))
+            self._looks_until_description = 0
+        self._before = report
+        gateway.observe(LoadReported(backend.name, gateway.clock(), report))
+
+    async def _describe(self) -> None:
+        backend, gateway = self._backend, self._gateway
+        pages = await self._pages((backend.dialect.models_path, *backend.dialect.description_paths))
+        models = backend.dialect.read_models(pages.get(backend.dialect.models_path, b""))
+        gateway.observe(ReplicaUp(backend.name, gateway.clock(), models, backend.dialect.describe(pages)))
+
+    async def _ailment(self) -> str | None:
+        """Why the replica is unusable, in a few words; None when it is well."""
+        path = self._backend.dialect.health_path
+        try:
+            response = await self._get(path)
+        except httpx.TimeoutException:
+            return f"GET {path} was not answered in time"
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return f"GET {path} failed: {error or type(error).__name__}"
+        if response.status_code in (401, 403):
+            return f"GET {path} answered {response.status_code}: set api_key_env for this pool"
+        return None if response.status_code == 200 else f"GET {path} answered {response.status_code}"
+
+    async def _pages(self, paths: Sequence[str]) -> dict[str, bytes]:
+        pages = {}
+        for path in paths:
+            try:
+                response = await self._get(path)
+            except (httpx.HTTPError, httpx.InvalidURL):
+                continue
+            if response.status_code == 200:
+                pages[path] = response.content
+        return pages
+
+    async def _get(self, path: str) -> httpx.Response:
+        headers = dict(self._backend.credentials)
+        return await self._client.get(self._backend.url + path, headers=headers)
+
+
+def _restarted(before: LoadReport, now: LoadReport) -> bool:
+    """A later start, or counters that went back: a new process with an empty cache."""
+    if before.started_at is not None and now.started_at is not None:
+        return now.started_at > before.started_at + 1.0
+    if before.prompt_tokens_total is not None and now.prompt_tokens_total is not None:
+        return now.prompt_tokens_total < before.prompt_tokens_total
+    return False

@@ -1,0 +1,1 @@
+"""What bytes mean: request bodies in, engines' replies and streams out; pure."""

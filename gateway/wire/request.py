@@ -1,0 +1,135 @@
+"""Request bodies become typed requests, or a 400 that says what is wrong; pure."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from gateway.errors import GatewayError, bad_request
+from gateway.wire import bodies
+from gateway.wire.canonical import CanonicalPrompt
+
+
+class Endpoint(StrEnum):
+    """The inference endpoints, by path."""
+
+    CHAT = "/v1/chat/completions"
+    COMPLETIONS = "/v1/completions"
+    RESPONSES = "/v1/responses"
+    MESSAGES = "/v1/messages"
+    EMBEDDINGS = "/v1/embeddings"
+    RERANK = "/v1/rerank"
+    TOKENIZE = "/tokenize"
+    DETOKENIZE = "/detokenize"
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """What routing and forwarding need of a request.
+
+    `model` is None when the client named none. `usage_requested` is False only for a stream of chat or text
+    completions that did not ask for usage: we must ask, and strip the frame. `session` is what the client
+    calls its conversation or its user. `names_request`: the body carries a request id of its own.
+    """
+
+    endpoint: Endpoint
+    model: str | None
+    stream: bool
+    prompt: CanonicalPrompt
+    usage_requested: bool = True
+    session: str | None = None
+    previous_response_id: str | None = None
+    max_output_tokens: int | None = None
+    names_request: bool = False
+
+
+_DECODERS: Final[Mapping[Endpoint, msgspec.json.Decoder[bodies.Body]]] = {
+    Endpoint.CHAT: msgspec.json.Decoder(bodies.Chat),
+    Endpoint.COMPLETIONS: msgspec.json.Decoder(bodies.Completion),
+    Endpoint.RESPONSES: msgspec.json.Decoder(bodies.Responses),
+    Endpoint.MESSAGES: msgspec.json.Decoder(bodies.AnthropicMessages),
+    Endpoint.EMBEDDINGS: msgspec.json.Decoder(bodies.Embeddings),
+    Endpoint.RERANK: msgspec.json.Decoder(bodies.Rerank),
+    Endpoint.TOKENIZE: msgspec.json.Decoder(bodies.Tokenize),
+    Endpoint.DETOKENIZE: msgspec.json.Decoder(bodies.Body),
+}
+
+_MISSING: Final = re.compile(r"required field `(\w+)`")
+_PATH: Final = re.compile(r" - at `\$\.((\w+).*)`$")
+
+
+def parse(endpoint: Endpoint, body: bytes) -> InferenceRequest:
+    """Read a request body. GatewayError (status 400, OpenAI's `param`) for what no engine could serve."""
+    try:
+        read = _decode(_DECODERS[endpoint], body)
+        return InferenceRequest(
+            endpoint=endpoint,
+            model=read.model,
+            stream=bool(read.stream),
+            prompt=read.prompt(),
+            usage_requested=_usage_requested(endpoint, read),
+            session=_session(read),
+            previous_response_id=_text(getattr(read, "previous_response_id", None)),
+            max_output_tokens=token_count(read.output_limit()),
+            names_request=read.rid is not None or read.request_id is not None,
+        )
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from None
+    except RecursionError:
+        raise bad_request("The request body is nested too deeply.") from None
+    except (msgspec.DecodeError, ValueError) as error:
+        raise bad_request(f"The request body is not valid JSON: {error}.") from None
+
+
+def token_count(value: object) -> int | None:
+    """A number of tokens as it came in JSON; None for anything but a whole number from 0 on."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _decode(decoder: msgspec.json.Decoder[bodies.Body], body: bytes) -> bodies.Body:
+    """Decode, leniently: of duplicate keys only the last counts, however odd the others and all numbers are."""
+    if not body.isascii():
+        str(body, "utf-8")  # msgspec does not look into what it skips, but raw values become prompt text
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError:
+        tame = json.loads(body, parse_int=lambda digits: int(digits[:18]), parse_float=lambda _: 0.5)
+        return decoder.decode(json.dumps(tame))
+
+
+def _invalid(complaint: str) -> GatewayError:
+    """msgspec's complaint in OpenAI's words, with the top-level parameter at fault."""
+    path = _PATH.search(complaint)
+    missing = _MISSING.search(complaint)
+    if path:
+        where, param = path.groups()
+        return bad_request(f"Invalid '{where}': {complaint[: path.start()]}.", param=param)
+    if missing:
+        return bad_request(f"Missing required parameter: '{missing[1]}'.", param=missing[1])
+    return bad_request(f"The request body must be a JSON object: {complaint}.")
+
+
+def _usage_requested(endpoint: Endpoint, read: bodies.Body) -> bool:
+    if not read.stream or endpoint not in (Endpoint.CHAT, Endpoint.COMPLETIONS):
+        return True
+    options = read.stream_options
+    if isinstance(options, dict):
+        return options.get("include_usage") not in (None, False)
+    return options is not None  # not an object: the engine shall say so
+
+
+def _session(read: bodies.Body) -> str | None:
+    metadata = getattr(read, "metadata", None)
+    user = metadata.get("user_id") if isinstance(metadata, dict) else None
+    for name in (read.session_id, read.prompt_cache_key, read.user, user):
+        if isinstance(name, str) and name:
+            return name
+    return None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
