@@ -25,6 +25,11 @@ def read_json(body: bytes) -> object:
         return None
 
 
+def read_page(pages: Mapping[str, bytes], path: str) -> Json:
+    """The JSON object of the page at `path`; an empty one when the page is missing or anything else."""
+    return read_object(read_json(pages.get(path, b"")))
+
+
 def read_object(value: object) -> Json:
     """The value when it is a JSON object, else an empty one."""
     return value if isinstance(value, dict) else {}

@@ -64,7 +64,6 @@ def peak(samples: Sequence[Sample], *names: str) -> float | None:
 
 @functools.lru_cache(maxsize=32)
 def _pattern(names: frozenset[str]) -> re.Pattern[bytes]:
-    # Longest first is not needed: a name must be followed by its labels or a blank to match.
     wanted = b"|".join(re.escape(name.encode()) for name in sorted(names)) or rb"(?!)"
     return re.compile(rb"\n(" + wanted + rb")(?=[{ \t])[ \t]*+" + _REST)
 

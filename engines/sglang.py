@@ -15,6 +15,7 @@ from engines.bodies import (
     read_number,
     read_object,
     read_objects,
+    read_page,
     read_text,
 )
 from engines.dialect import Pages
@@ -68,7 +69,7 @@ class SglangDialect:
         or retract. Only `/metrics` has the token counters. No page has the start time (the metrics are those of
         several processes): a restart shows as counters that went back.
         """
-        loads = _read_page(pages, _LOADS)
+        loads = read_page(pages, _LOADS)
         return _first_known(
             _read_ranks(read_objects(loads.get("loads"))),
             _read_ranks(read_objects(read_json(pages.get(_OLD_LOAD, b"")))),
@@ -77,7 +78,7 @@ class SglangDialect:
 
     def describe(self, pages: Pages) -> EngineDescription:
         """The set-up from `/server_info`, or from `/get_server_info` where that is all there is."""
-        server = _read_page(pages, _SERVER_INFO) or _read_page(pages, _OLD_SERVER_INFO)
+        server = read_page(pages, _SERVER_INFO) or read_page(pages, _OLD_SERVER_INFO)
         radix_cache_off = read_flag(server.get("disable_radix_cache"))
         return EngineDescription(
             version=read_text(server.get("version")),
@@ -135,10 +136,6 @@ class SglangDialect:
                 "prefix caching is off, so no prompt is ever reused: restart without --disable-radix-cache"
             )
         return (*sentences, *advise_on_prefill(self.name, description.prefill, wished, self.launch_flags))
-
-
-def _read_page(pages: Pages, path: str) -> Json:
-    return read_object(read_json(pages.get(path, b"")))
 
 
 def _first_known(*reports: LoadReport) -> LoadReport:

@@ -7,9 +7,9 @@ from engines.bodies import (
     read_digits,
     read_flag,
     read_fraction,
-    read_json,
     read_model_cards,
     read_object,
+    read_page,
     read_text,
 )
 from engines.dialect import Pages
@@ -85,11 +85,11 @@ class VllmDialect:
         """
         page = pages.get(_METRICS)
         samples = read_samples(page or b"", _DESCRIPTION_NAMES)
-        config = read_object(_read_page(pages, _SERVER_INFO).get("vllm_config"))
+        config = read_object(read_page(pages, _SERVER_INFO).get("vllm_config"))
         cache = read_object(config.get("cache_config"))
         prefix_caching = _read_prefix_caching(samples)
         return EngineDescription(
-            version=read_text(_read_page(pages, _VERSION).get("version")),
+            version=read_text(read_page(pages, _VERSION).get("version")),
             prefill=_read_prefill(read_object(config.get("scheduler_config"))),
             prefix_caching=read_flag(cache.get("enable_prefix_caching")) if prefix_caching is None else prefix_caching,
             block_tokens=_read_block_tokens(samples) or read_count(cache.get("block_size")) or None,
@@ -138,10 +138,6 @@ class VllmDialect:
         if description.prefix_caching is False:
             sentences.append("prefix caching is off, so no prompt is ever reused: restart with --enable-prefix-caching")
         return (*sentences, *advise_on_prefill(self.name, description.prefill, wished, self.launch_flags))
-
-
-def _read_page(pages: Pages, path: str) -> Json:
-    return read_object(read_json(pages.get(path, b"")))
 
 
 def _read_token_counters(samples: list[Sample]) -> tuple[int | None, int | None]:

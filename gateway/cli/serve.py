@@ -9,6 +9,11 @@ from gateway.cli.usage import Commands, UsageError, add_fleet_options, command, 
 from gateway.config import Config
 from gateway.serving.server import RunningGateway, serve_until_signalled
 
+if sys.platform == "win32":
+    from asyncio import new_event_loop
+else:
+    from uvloop import new_event_loop
+
 
 def add_parser(commands: Commands) -> None:
     """Declare the command."""
@@ -33,19 +38,12 @@ def _run(options: argparse.Namespace) -> int:
     config = config_of(options, host=options.host, port=options.port, admin_port=options.admin_port)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.WARNING)
     try:
-        _runner()(serve_until_signalled(config, lambda run: _announce(run, config)))
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(serve_until_signalled(config, lambda run: _announce(run, config)))
     except OSError as error:
         print(f"prefixgate: cannot listen on {config.server.host}: {error.strerror or error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _runner():  # type: ignore[no-untyped-def]
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run
-    return uvloop.run
 
 
 def _announce(run: RunningGateway, config: Config) -> None:

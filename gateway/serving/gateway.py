@@ -17,6 +17,8 @@ from gateway.routing.snapshot import Snapshot
 from gateway.serving.engine_client import EngineClient, EngineGoneError, TimeLimits
 from gateway.serving.headers import HeaderList
 
+ABORT_BODY_BYTES = 1 << 20
+
 
 class Backend(msgspec.Struct, frozen=True):
     """What serving needs of a replica beside the router's view. `credentials` are headers, never shown."""
@@ -68,9 +70,14 @@ class Gateway:
         }
 
     def abort(self, backend: Backend, request_id: str) -> None:
-        """Tell an engine to stop a request for which closing the connection is not enough, without waiting."""
+        """Tell an engine to stop a request for which closing the connection is not enough, without waiting.
+
+        SGLang aborts every request whose id starts with the given one: a client's short id must not end others,
+        so where another live id does, closing the connection has to do (SGLang then needs 2 to 4 s).
+        """
         call = backend.dialect.abort_call(request_id)
-        if call is not None:
+        shared = any(other != request_id and other.startswith(request_id) for other in self.live_ids)
+        if call is not None and not shared:
             task = asyncio.get_running_loop().create_task(self._call(backend, call))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
@@ -85,7 +92,7 @@ class Gateway:
         headers = [(b"content-type", b"application/json"), *backend.credentials]
         try:
             response = await self.engines.send(backend.url, call.method, call.path, headers, call.body)
-            await response.body(1 << 20)
+            await response.body(ABORT_BODY_BYTES)
         except EngineGoneError:
             return  # the engine is gone, and the request with it
 

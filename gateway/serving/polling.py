@@ -51,6 +51,7 @@ class _Watch:
         self._backend = backend
         self._looks_until_description = 0
         self._before = LoadReport()
+        self._absent: set[str] = set()
 
     async def run(self, interval_s: float) -> None:
         while True:
@@ -63,6 +64,7 @@ class _Watch:
         reason = await self._ailment()
         if reason is not None:
             self._looks_until_description = 0
+            self._absent.clear()
             gateway.observe(ReplicaDown(backend.name, gateway.clock(), reason))
             return
         if self._looks_until_description <= 0:
@@ -73,6 +75,7 @@ class _Watch:
         if _restarted(self._before, report):
             gateway.observe(ReplicaRestarted(backend.name, gateway.clock()))
             self._looks_until_description = 0
+            self._absent.clear()
         self._before = report
         gateway.observe(LoadReported(backend.name, gateway.clock(), report))
 
@@ -98,12 +101,16 @@ class _Watch:
     async def _pages(self, paths: Sequence[str]) -> dict[str, bytes]:
         pages = {}
         for path in paths:
+            if path in self._absent:
+                continue
             try:
                 response = await self._get(path)
             except (httpx.HTTPError, httpx.InvalidURL):
                 continue
             if response.status_code == 200:
                 pages[path] = response.content
+            elif response.status_code == 404:  # not asked for again until the replica comes back: engines log it
+                self._absent.add(path)
         return pages
 
     async def _get(self, path: str) -> httpx.Response:

@@ -22,9 +22,7 @@ def add(body: bytes, *, include_usage: bool, fields: Sequence[tuple[str, str]] =
     A member that exists already is left where it is: engines let the last of two win, which is ours. An
     existing `stream_options` keeps its other members; one that is not an object stays, for the engine to refuse.
     """
-    members = [
-        b'"%b":%b' % (name.encode(), msgspec.json.encode(value)) for name, value in fields
-    ]
+    members = [b'"%b":%b' % (name.encode(), msgspec.json.encode(value)) for name, value in fields]
     splices: list[tuple[Span, bytes]] = []
     if include_usage:
         options = _member(body, body.index(b"{"), "stream_options") if _may_have_options(body) else None
@@ -95,7 +93,7 @@ def _trimmed(body: bytes, start: int, end: int) -> Span:
 
 
 def _spliced(body: bytes, splices: list[tuple[Span, bytes]]) -> bytes:
-    pieces = []
+    pieces: list[bytes] = []
     position = 0
     for (start, end), replacement in splices:
         pieces += (body[position:start], replacement)

@@ -50,7 +50,10 @@ def read_usage(endpoint: Endpoint, usage: object) -> Usage | None:
     if not isinstance(usage, Mapping):
         return None
     if endpoint is Endpoint.MESSAGES:
-        read, written = token_count(usage.get("cache_read_input_tokens")), token_count(usage.get("cache_creation_input_tokens"))
+        read, written = (
+            token_count(usage.get("cache_read_input_tokens")),
+            token_count(usage.get("cache_creation_input_tokens")),
+        )
         uncached = token_count(usage.get("input_tokens"))
         prompt = None if uncached is None else uncached + (read or 0) + (written or 0)
         return _usage(prompt, usage.get("output_tokens"), read)

@@ -86,8 +86,10 @@ def parse(endpoint: Endpoint, body: bytes) -> InferenceRequest:
 
 
 def token_count(value: object) -> int | None:
-    """A number of tokens as it came in JSON; None for anything but a whole number from 0 on."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    """A number of tokens as it came in JSON; None for anything but a whole number of believable size."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if 0 <= value < 2**53 else None
 
 
 def _decode(decoder: msgspec.json.Decoder[bodies.Body], body: bytes) -> bodies.Body:

@@ -31,17 +31,19 @@ class FrameCutter:
         A frame over the limit passes in pieces: the frame is empty for all but the last of them, which comes
         with the frame's first `limit` bytes. So the two of a pair are equal only for a frame that is whole.
         """
-        held = self._held
-        searched = max(len(held) - _LONGEST_CUT, 0)
-        held += chunk
+        searched = max(len(self._held) - _LONGEST_CUT, 0)
+        buffer: bytes | bytearray = chunk  # which mostly holds whole frames, cut without another copy
+        if self._held:
+            self._held += chunk
+            buffer = self._held
         pairs = []
         start = 0
-        for blank in _BLANK_LINE.finditer(held, searched):
-            piece = bytes(held[start : blank.end()])
-            start = blank.end()
+        for end in _frame_ends(buffer, searched):
+            piece = bytes(buffer[start:end])
+            start = end
             pairs.append((piece, self._head or piece[: self._limit]))
             self._head = b""
-        del held[:start]
+        held = self._held = bytearray(buffer[start:]) if start or buffer is chunk else self._held
         if self._head or len(held) > self._limit:
             self._head = self._head or bytes(held[: self._limit])
             pairs.append((bytes(held[:-_LONGEST_CUT]), b""))
@@ -55,6 +57,18 @@ class FrameCutter:
         self._held.clear()
         self._head = b""
         return held, head or held
+
+
+def _frame_ends(buffer: bytes | bytearray, searched: int) -> list[int]:
+    """Where frames end, beyond the bytes that were searched before."""
+    if buffer.find(b"\r", searched) >= 0:
+        return [blank.end() for blank in _BLANK_LINE.finditer(buffer, searched)]
+    ends = []
+    end = buffer.find(b"\n\n", searched) + 2
+    while end >= 2:
+        ends.append(end)
+        end = buffer.find(b"\n\n", end) + 2
+    return ends
 
 
 def payload(frame: bytes) -> bytes:

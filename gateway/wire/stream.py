@@ -5,7 +5,6 @@ Only the few frames that may tell more (the first ones, errors, the one with the
 """
 
 import re
-from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -43,8 +42,8 @@ class StreamWatcher:
     """Reads a copy of an SSE stream as its bytes pass.
 
     `feed` and `finish` return what the client gets: the same bytes, but with `strip_usage` the usage frame
-    that we asked for is taken out, and a frame is held until it is complete. A frame over `frame_limit` bytes
-    is never held or stripped.
+    that we asked for is taken out, and a frame is held until it is complete. Of a frame over `frame_limit`
+    bytes only the beginning is read; it is never held nor taken out.
     """
 
     __slots__ = (
@@ -66,25 +65,31 @@ class StreamWatcher:
 
     def __init__(self, endpoint: Endpoint, *, strip_usage: bool, frame_limit: int = FRAME_LIMIT) -> None:
         self.first_token = False
-        """Whether a frame with content has passed; errors, comments, usage and empty aborts are none."""
+        """Whether a content frame has passed; errors, comments, usage and an empty abort are none."""
         self.content_frames = 0
-        """How many of them have."""
+        """How many content frames have passed."""
         self.error: bytes | None = None
-        """The JSON text of the first error frame."""
+        """The JSON text of the first error frame, or of `response.failed`."""
         self.done = False
-        """Whether the stream has said that it is complete (or, of Responses, failed or incomplete)."""
+        """Whether the stream has said that it is over."""
         self.aborted_empty = False
-        """Whether the engine aborted before any content: an overload without an error frame."""
+        """Whether the engine aborted before any text: an overload without an error frame."""
         self.response_id: str | None = None
         """The id of a Responses object."""
         self._endpoint = endpoint
         self._strip_usage = strip_usage
         self._frame_limit = frame_limit
         self._cutter = FrameCutter(frame_limit)
-        self._observe = _OBSERVERS.get(endpoint, _observe_choices)
-        self._silent = True  # no text yet, though there may have been a frame with the role
-        self._usage = b""  # the last frame that carries usage
-        self._start = b""  # Anthropic's message_start, which carries the first half
+        self._silent = True  # no text so far, at most a frame with the role
+        self._usage = b""  # the data of the last frame that carries usage
+        self._start = b""  # Anthropic: the first frame that does; the two make one usage
+        # The plain function, since a bound method would tie the watcher to itself in a cycle.
+        if endpoint is Endpoint.RESPONSES:
+            self._observe = StreamWatcher._observe_responses
+        elif endpoint is Endpoint.MESSAGES:
+            self._observe = StreamWatcher._observe_messages
+        else:
+            self._observe = StreamWatcher._observe_choices
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes of the stream; what to pass on to the client now."""
@@ -94,118 +99,147 @@ class StreamWatcher:
             and chunk.find(b"\n\n") == len(chunk) - 2
             and b"\r" not in chunk
             and len(chunk) <= self._frame_limit
-        ):  # one whole frame: what engines send
+        ):  # one whole frame, as engines send them
             plain = chunk.startswith(b"data: ") and chunk.find(b"\n") == len(chunk) - 2
             ours = self._observe(self, chunk[6:] if plain else payload(chunk))
             return b"" if ours and self._strip_usage else chunk
-        passed = [piece for piece, frame in self._cutter.cut(chunk) if not self._takes_out(piece, frame)]
+        passed = [piece for piece, frame in self._cutter.cut(chunk) if not self._is_ours(piece, frame)]
         return b"".join(passed) if self._strip_usage else chunk
 
     def finish(self) -> bytes:
         """The stream has ended; what was still held for the client."""
         piece, frame = self._cutter.rest()
-        passed = b"" if self._takes_out(piece, frame) else piece
-        return passed if self._strip_usage else b""
+        return b"" if self._is_ours(piece, frame) or not self._strip_usage else piece
 
     @property
     def usage(self) -> Usage | None:
-        """The tokens by the last frame that carries usage, decoded at each call."""
+        """The tokens by the last frame that carries usage; decoded at each call."""
+        frame = _read(self._usage)
         if self._endpoint is Endpoint.RESPONSES:
-            usage = _nested(_read(self._usage).response, "usage")
-        elif self._endpoint is Endpoint.MESSAGES:
-            first = _nested(_read(self._start).message, "usage")
-            last = decoded(_read(self._usage).usage)
-            usage = {**_known(first), **_known(last)}
-        else:
-            usage = decoded(_read(self._usage).usage)
+            return read_usage(self._endpoint, _member(frame.response, "usage"))
+        usage = decoded(frame.usage)
+        if self._endpoint is Endpoint.MESSAGES:
+            usage = _merged(_member(_read(self._start).message, "usage"), usage)
         return read_usage(self._endpoint, usage)
 
-    def _takes_out(self, piece: bytes, frame: bytes) -> bool:
+    def _is_ours(self, piece: bytes, frame: bytes) -> bool:
+        """Observe a frame, if there is one; whether it is whole and the usage frame."""
         ours = bool(frame) and self._observe(self, payload(frame))
-        return ours and len(piece) == len(frame)
+        return ours and piece == frame
 
-    def _count_content(self) -> None:
+    def _observe_choices(self, data: bytes) -> bool:
+        """A frame of chat or text completions; whether it is the one that `include_usage` adds."""
+        if b'"choices":[{' in data and b'"error"' not in data:  # nearly all are such
+            if b'"usage"' in data and _USAGE.search(data):
+                self._usage = data
+            self._observe_content(data)
+            return False
+        if self._is_end(data) or self._is_error(data):
+            return False
+        carries_usage = _USAGE.search(data) is not None
+        if carries_usage:
+            self._usage = data
+        if _NO_CHOICES.search(data):
+            return carries_usage and bytes(_read(data).choices).startswith(b"[")
+        self._observe_content(data)
+        return False
+
+    def _observe_content(self, data: bytes) -> None:
+        """A frame with choices; until one has text, whether they were aborted instead."""
+        if self._silent:
+            choices = decoded(_read(data).choices)
+            self._silent = isinstance(choices, list) and not any(map(_has_text, choices))
+            self.aborted_empty = self._silent and any(map(_is_aborted, choices))
+            if self.aborted_empty:
+                return
         self.first_token = True
         self.content_frames += 1
 
-    def _note_error(self, data: bytes) -> bool:
-        """Whether the frame is an error; the first is kept."""
+    def _observe_responses(self, data: bytes) -> bool:
+        """A frame of a Responses stream."""
+        event = _RESPONSES_EVENT.search(data)
+        kind = event[1] if event else b""
+        if kind.endswith(b".delta") or kind == b"response.output_item.done":
+            self.first_token = True
+            self.content_frames += 1
+            return False
+        if kind in _RESPONSES_ENDS:
+            self.done = True
+            self._usage = data
+            if kind == b"response.failed" and self.error is None:
+                self.error = data.strip()
+        elif not self._is_end(data):
+            self._is_error(data)
+        if self.response_id is None and b'"response"' in data:
+            response_id = _member(_read(data).response, "id")
+            self.response_id = response_id if isinstance(response_id, str) else None
+        return False
+
+    def _observe_messages(self, data: bytes) -> bool:
+        """A frame of an Anthropic stream."""
+        event = _MESSAGES_EVENT.search(data)
+        kind = event[1] if event else b""
+        if kind.startswith(b"content_block"):
+            self.first_token = True
+            self.content_frames += 1
+        elif kind == b"message_start":
+            self._start = data
+        elif kind == b"message_delta":
+            self._usage = data if _USAGE.search(data) else self._usage
+        elif kind == b"message_stop":
+            self.done = True
+        elif not self._is_end(data):
+            self._is_error(data)
+        return False
+
+    def _is_end(self, data: bytes) -> bool:
+        """Whether a frame is `[DONE]`, which is noted, or has no data."""
+        data = data.strip()
+        if data == b"[DONE]":
+            self.done = True
+        return data in (b"", b"[DONE]")
+
+    def _is_error(self, data: bytes) -> bool:
+        """Whether a frame is an error; the first is noted."""
         if b'"error"' not in data:
             return False
         frame = _read(data)
-        if bytes(frame.error) in (b"", b"null") and b'"error"' not in (bytes(frame.type), bytes(frame.object)):
+        marked = b'"error"' in (bytes(frame.type), bytes(frame.object))
+        if not marked and bytes(frame.error) in (b"", b"null"):
             return False
-        self.error = self.error or data.strip()
+        if self.error is None:
+            self.error = data.strip()
         return True
 
 
-def _observe_choices(watcher: StreamWatcher, data: bytes) -> bool:
-    """A frame of a chat or text completion; whether it is the usage frame that `include_usage` makes."""
-    if b'"choices":[{' in data and b'"error"' not in data:  # the usual one
-        if b'"usage"' in data and _USAGE.search(data):
-            watcher._usage = data
-        if watcher._silent:
-            _listen(watcher, data)
-        else:
-            watcher.first_token = True
-            watcher.content_frames += 1
+def _read(data: bytes) -> _Frame:
+    """The members of a frame; none of what is not a JSON object."""
+    try:
+        return _FRAME.decode(data)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return _Frame()
+
+
+def _member(raw: msgspec.Raw, name: str) -> Any:
+    value = decoded(raw)
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def _merged(*usages: object) -> dict[str, Any]:
+    """Usage in instalments: the last word on each count."""
+    return {
+        name: count for usage in usages if isinstance(usage, dict) for name, count in usage.items() if count is not None
+    }
+
+
+def _has_text(choice: object) -> bool:
+    """Whether a choice carries anything but the role: text, reasoning, calls."""
+    if not isinstance(choice, dict):
         return False
-    if _ends(watcher, data) or watcher._note_error(data):
-        return False
-    carries_usage = _USAGE.search(data) is not None
-    if carries_usage:
-        watcher._usage = data
-    if not _NO_CHOICES.search(data):
-        _listen(watcher, data)
-        return False
-    return carries_usage and bytes(_read(data).choices)[:1] == b"["
+    delta = choice.get("delta")
+    said = isinstance(delta, dict) and any(value for name, value in delta.items() if name != "role")
+    return said or bool(choice.get("text"))
 
 
-def _observe_responses(watcher: StreamWatcher, data: bytes) -> bool:
-    """A frame of a Responses stream; never ours."""
-    event = _RESPONSES_EVENT.search(data)
-    kind = event[1] if event else b""
-    if kind.endswith(b".delta") or kind == b"response.output_item.done":
-        watcher._count_content()
-        return False
-    if kind in _RESPONSES_ENDS:
-        watcher.done = True
-        watcher._usage = data
-        if kind == b"response.failed":
-            watcher.error = watcher.error or data.strip()
-    elif not _ends(watcher, data):
-        watcher._note_error(data)
-    if watcher.response_id is None and b'"response"' in data:
-        response_id = _nested(_read(data).response, "id")
-        watcher.response_id = response_id if isinstance(response_id, str) else None
-    return False
-
-
-def _observe_messages(watcher: StreamWatcher, data: bytes) -> bool:
-    """A frame of an Anthropic stream; never ours."""
-    event = _MESSAGES_EVENT.search(data)
-    kind = event[1] if event else b""
-    if kind.startswith(b"content_block"):
-        watcher._count_content()
-    elif kind == b"message_start":
-        watcher._start = data
-    elif kind == b"message_delta":
-        watcher._usage = data
-    elif kind == b"message_stop":
-        watcher.done = True
-    elif not _ends(watcher, data):
-        watcher._note_error(data)
-    return False
-
-
-_OBSERVERS: Final[Mapping[Endpoint, Callable[[StreamWatcher, bytes], bool]]] = {
-    Endpoint.RESPONSES: _observe_responses,
-    Endpoint.MESSAGES: _observe_messages,
-}
-
-
-def _ends(watcher: StreamWatcher, data: bytes) -> bool:
-    """Whether there is nothing to read in the frame: it has no data, or `[DONE]`."""
-    data = data.strip()
-    watcher.done = watcher.done or data == b"[DONE]"
-    return data in (b"", b"[DONE]")
+def _is_aborted(choice: object) -> bool:
+    return isinstance(choice, dict) and choice.get("finish_reason") == "abort"

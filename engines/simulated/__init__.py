@@ -1,0 +1,1 @@
+"""A simulated engine: a pure model of cache, scheduler and time, and an HTTP server that speaks either dialect."""
