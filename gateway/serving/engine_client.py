@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -72,6 +72,7 @@ class EngineResponse:
 
     def __init__(self, connection: "_Connection") -> None:
         self._connection = connection
+        self._closed = False
         self.status = connection.status
         self.headers = connection.headers
 
@@ -81,7 +82,10 @@ class EngineResponse:
 
     async def read(self) -> bytes:
         """The next bytes of the body as they came, b"" at its end. Raises EngineGoneError."""
-        return await self._connection.read()
+        chunk = await self._connection.read()
+        if not chunk:
+            self.close()
+        return chunk
 
     async def body(self, limit_bytes: int) -> bytes:
         """The whole body. Raises EngineGoneError, also when it is longer than the limit."""
@@ -97,7 +101,9 @@ class EngineResponse:
 
     def close(self) -> None:
         """Done with the response: an unfinished one breaks the connection, which aborts it at the engine."""
-        self._connection.leave()
+        if not self._closed:  # once only: the connection may serve another request by now
+            self._closed = True
+            self._connection.leave()
 
 
 class EngineClient:
@@ -201,8 +207,7 @@ class _Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - narrows what create_connection gives
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
         self._client.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -283,7 +288,6 @@ class _Connection(asyncio.Protocol):
     async def read(self) -> bytes:
         while not self._chunks:
             if self._complete:
-                self.leave()
                 return b""
             await self._wait()
         chunk = self._chunks.popleft()

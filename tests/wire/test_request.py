@@ -42,6 +42,16 @@ def refusal(endpoint: Endpoint, body: bytes) -> GatewayError:
     return caught.value
 
 
+def parsed(endpoint: Endpoint, body: bytes) -> InferenceRequest | None:
+    """The request, or None for a refusal; anything but a 400 is raised."""
+    try:
+        return parse(endpoint, body)
+    except GatewayError as error:
+        if error.status != 400:
+            raise
+        return None
+
+
 def test_reads_what_routing_needs() -> None:
     request = parse(
         Endpoint.CHAT,
@@ -211,12 +221,11 @@ def test_deep_nesting_is_refused(body: bytes) -> None:
     assert error.message == "The request body is nested too deeply."
 
 
-@given(st.integers(min_value=100, max_value=1100))
+@given(st.integers(min_value=900, max_value=1000))
 def test_nesting_near_the_limit_parses_or_is_refused(depth: int) -> None:
-    try:
-        assert parse(Endpoint.CHAT, chat(chat_template_kwargs={"a": 1}).replace(b"1", b"[" * depth + b"]" * depth))
-    except GatewayError as error:
-        assert error.status == 400
+    nested = chat(chat_template_kwargs={"a": 1}).replace(b"1", b"[" * depth + b"]" * depth)
+    request = parsed(Endpoint.CHAT, nested)
+    assert request is None or request.prompt.namespace != parse(Endpoint.CHAT, chat()).prompt.namespace
 
 
 def test_a_refusal_says_where() -> None:
@@ -230,30 +239,24 @@ def test_a_refusal_says_where() -> None:
 @example(Endpoint.CHAT, b"\xef\xbb\xbf{}")
 @example(Endpoint.CHAT, '{"messages":[{"role":"user"}]}'.encode("utf-16"))
 def test_any_bytes_parse_or_are_refused(endpoint: Endpoint, body: bytes) -> None:
-    try:
-        assert parse(endpoint, body).endpoint is endpoint
-    except GatewayError as error:
-        assert error.status == 400
+    request = parsed(endpoint, body)
+    assert request is None or request.endpoint is endpoint
 
 
 @given(st.sampled_from(Endpoint), bodies, st.booleans())
 def test_any_json_parses_or_is_refused(endpoint: Endpoint, body: object, ascii_only: bool) -> None:
     if isinstance(body, dict):
         body = EVERY_FIELD | body
-    try:
-        request = parse(endpoint, json.dumps(body, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass"))
+    request = parsed(endpoint, json.dumps(body, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass"))
+    if request is not None:
         assert isinstance(body, dict)
         assert request.model == body["model"]
         assert request.stream is (body.get("stream") is True)
-    except GatewayError as error:
-        assert error.status == 400
 
 
 @given(st.binary(min_size=1, max_size=3), st.integers(min_value=0))
 def test_a_damaged_body_parses_or_is_refused(damage: bytes, where: int) -> None:
     body = chat(tools=[{"type": "function"}], stream=True, user="ü", stream_options={"include_usage": True})
     at = where % len(body)
-    try:
-        assert parse(Endpoint.CHAT, body[:at] + damage + body[at + 1 :]).endpoint is Endpoint.CHAT
-    except GatewayError as error:
-        assert error.status == 400
+    request = parsed(Endpoint.CHAT, body[:at] + damage + body[at + 1 :])
+    assert request is None or request.endpoint is Endpoint.CHAT
