@@ -8,8 +8,8 @@ from typing import Any, Final, get_args, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
-from engines.registry import DIALECTS
 
+from engines.registry import DIALECTS
 from engines.reports import PrefillSettings
 from gateway.routing.chain import DEFAULT_BLOCK_BYTES
 from gateway.routing.fleet import PoolSpec, ReplicaSpec

@@ -156,7 +156,7 @@ class EngineService:
             self._tickets[sequence].wake.set()
         for sequence in result.first:
             scheduled_at = sequence.scheduled_at if sequence.scheduled_at is not None else now
-            self.ttft_s.observe(now - sequence.submitted_at)
+            self.ttft_s.observe(max(0.0, now - sequence.submitted_at))
             self.queue_s.observe(max(0.0, scheduled_at - sequence.submitted_at))
             self.prefill_s.observe(now - scheduled_at)
         for sequence in result.finished:

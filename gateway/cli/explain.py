@@ -12,7 +12,7 @@ from rich.table import Table
 
 from gateway.cli.usage import Commands, UsageError, add_fleet_options, command, config_of
 from gateway.config import Config
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, bad_request
 from gateway.serving.explanation import Explanation, explain
 from gateway.serving.gateway import Gateway
 from gateway.serving.polling import Poller
@@ -76,8 +76,6 @@ async def _explain_cold(config: Config, endpoint: str, body: bytes) -> Explanati
 
 
 def _refusal(answer: httpx.Response) -> GatewayError:
-    from gateway.errors import bad_request
-
     try:
         message = answer.json()["error"]["message"]
     except (ValueError, KeyError, TypeError):

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from gateway.config import Config, ConfigError, build, load
 
 if TYPE_CHECKING:
@@ -60,8 +62,6 @@ def config_of(options: argparse.Namespace, **server: Any) -> Config:
 
 
 def _overridden(config: Config, server: dict[str, Any], policy: str | None) -> Config:
-    import msgspec
-
     data = msgspec.to_builtins(config)
     if "port" in server and config.server.admin_port is not None and "admin_port" not in server:
         server = {"admin_port": config.server.admin_port, **server}

@@ -11,6 +11,7 @@ _FORGET: Final = 0.98
 _PRIOR_TOKENS: Final = (0.0, 8192.0)
 _SURPRISE: Final = 4.0
 _ENOUGH: Final = 8
+_TEXT_RATIO: Final = (0.5, 32.0)
 
 
 class PrefillCurve:
@@ -79,7 +80,7 @@ class TokenRatio:
         return self._bytes / self._tokens
 
     def observe(self, prompt_bytes: int, prompt_tokens: int) -> None:
-        """Learn from one finished request."""
-        if prompt_bytes > 0 and prompt_tokens > 0:
+        """Learn from one finished request; one that is not plain text (an image, a stored response) is left out."""
+        if prompt_tokens > 0 and _TEXT_RATIO[0] <= prompt_bytes / prompt_tokens <= _TEXT_RATIO[1]:
             self._bytes = self._bytes * _FORGET + prompt_bytes
             self._tokens = self._tokens * _FORGET + prompt_tokens

@@ -6,9 +6,9 @@ import time
 from random import Random
 
 import msgspec
-from engines.registry import dialect
 
 from engines.dialect import Dialect
+from engines.registry import dialect
 from engines.reports import EngineCall
 from gateway.config import Config
 from gateway.routing.facts import Fact

@@ -73,10 +73,10 @@ def _member(body: bytes, opening: int, name: str) -> Span | None:
                 found = _trimmed(body, start, token.start())
             start = -1
         if depth == 0 and mark == b"}":
-            return found
+            break
         if mark in b"[{":
             depth += 1
-        elif depth == 1 and start < 0:
+        elif start < 0:
             if mark == b":":
                 start = token.end()
             else:

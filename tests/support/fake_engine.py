@@ -2,31 +2,42 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-
-MODELS = json.dumps({"object": "list", "data": [{"id": "m", "object": "model", "max_model_len": 8192}]}).encode()
 
 
 @dataclass
 class Request:
+    """`headers` by lower-case name; `head` is the request line and the headers as they came."""
+
     method: str
     target: str
     headers: dict[str, str]
     body: bytes
+    head: bytes = b""
 
 
 Answer = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]
 
 
-def response(body: bytes, status: int = 200, content_type: str = "application/json") -> bytes:
-    head = f"HTTP/1.1 {status} X\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}\r\n\r\n"
+def response(body: bytes, status: int = 200, content_type: str = "application/json", extra: str = "") -> bytes:
+    """A whole response; `extra` are further header lines, each with its \r\n."""
+    head = f"HTTP/1.1 {status} X\r\ncontent-type: {content_type}\r\n{extra}content-length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
-def chunked_head(content_type: str = "text/event-stream") -> bytes:
-    return f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+def models(*names: str) -> bytes:
+    """The `/v1/models` page of an engine that serves these."""
+    cards = [{"id": name, "object": "model", "max_model_len": 8192} for name in names]
+    return json.dumps({"object": "list", "data": cards}).encode()
+
+
+MODELS = models("m")
+
+
+def chunked_head(content_type: str = "text/event-stream", extra: str = "") -> bytes:
+    return f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\n{extra}transfer-encoding: chunked\r\n\r\n".encode()
 
 
 def http_chunk(data: bytes) -> bytes:
@@ -64,86 +75,130 @@ COMPLETION = json.dumps(
     }
 ).encode()
 
+POLLED = ("/health", "/v1/models", "/metrics", "/version", "/server_info", "/get_server_info", "/v1/loads", "/get_load")
+"""What the dialects look at; it is answered from `pages`, and with 404 where there is none."""
+
+
+def _pages() -> dict[str, bytes]:
+    return {"/health": response(b""), "/metrics": response(b""), "/v1/models": response(MODELS)}
+
 
 @dataclass
 class FakeEngine:
-    """Answers the polls of a healthy vLLM; POSTs go to `answer`."""
+    """Answers the polls of a healthy engine; all other requests go to `answer`, but aborts are only noted."""
 
     answer: Answer
+    pages: dict[str, bytes] = field(default_factory=_pages)
+    """What GET answers, by path, whole responses."""
     requests: list[Request] = field(default_factory=list)
+    aborts: list[Request] = field(default_factory=list)
+    polls: list[Request] = field(default_factory=list)
     connections: int = 0
     url: str = ""
+    port: int = 0
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a request has arrived whole."""
+    aborted: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when an abort call has arrived."""
     left: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the gateway breaks off a connection on which an answer was being given."""
+    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection."""
         self.connections += 1
+        self._writers.add(writer)
+        early = b""  # of the next request, read while waiting for the end of the connection
         try:
-            while (request := await read_request(reader)) is not None:
-                if request.method == "GET" and request.target in ("/health", "/v1/models", "/metrics", "/version"):
-                    writer.write(response(MODELS if request.target == "/v1/models" else b""))
+            while (request := await read_request(reader, early)) is not None:
+                early = b""
+                page = request.target.partition("?")[0]
+                if request.method == "GET" and page in POLLED:
+                    self.polls.append(request)
+                    writer.write(self.pages.get(page) or response(b'{"detail":"Not Found"}', 404))
+                elif page == "/abort_request":
+                    self.aborts.append(request)
+                    self.aborted.set()
+                    writer.write(response(b""))
                 else:
                     self.requests.append(request)
-                    task = asyncio.ensure_future(self.answer(request, writer))
-                    gone = asyncio.ensure_future(_closed(reader))
-                    await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-                    if not task.done():
+                    self.arrived.set()
+                    answering = asyncio.ensure_future(self.answer(request, writer))
+                    watching = asyncio.ensure_future(reader.read(1))
+                    await asyncio.wait((answering, watching), return_when=asyncio.FIRST_COMPLETED)
+                    if not answering.done() and (watching.exception() or not watching.result()):
                         self.left.set()
-                        task.cancel()
+                        answering.cancel()
                         return
-                    gone.cancel()
-                    await asyncio.gather(gone, return_exceptions=True)
-                    task.result()
+                    await answering
+                    if watching.done():
+                        early = watching.result()
+                    else:
+                        watching.cancel()
+                        await asyncio.wait((watching,))
                 await writer.drain()
                 if writer.is_closing():
                     return
         except (ConnectionError, asyncio.IncompleteReadError):
             return
         finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    def break_connections(self) -> None:
+        """Close every open connection, as a server does that restarts."""
+        for writer in list(self._writers):
             writer.close()
 
 
-async def _closed(reader: asyncio.StreamReader) -> None:
-    while not reader.at_eof():
-        if reader._buffer:  # the next request is waiting: not closed
-            await asyncio.sleep(3600)
-        await asyncio.sleep(0.005)
-        if reader.exception() is not None:
-            return
-
-
-async def read_request(reader: asyncio.StreamReader) -> Request | None:
+async def read_request(reader: asyncio.StreamReader, early: bytes = b"") -> Request | None:
     try:
-        head = await reader.readuntil(b"\r\n\r\n")
+        head = early + await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
         return None
     first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
     method, target, _ = first.split(" ")
     headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
     body = await reader.readexactly(int(headers.get("content-length", 0)))
-    return Request(method, target, headers, body)
+    return Request(method, target, headers, body, head)
 
 
-def whole(body: bytes = COMPLETION, status: int = 200, content_type: str = "application/json") -> Answer:
+def whole(body: bytes = COMPLETION, status: int = 200, content_type: str = "application/json", extra: str = "") -> Answer:
     async def answer(_request: Request, writer: asyncio.StreamWriter) -> None:
-        writer.write(response(body, status, content_type))
+        writer.write(response(body, status, content_type, extra))
 
     return answer
 
 
-def stream(*pieces: bytes, gap_s: float = 0.0, complete: bool = True) -> Answer:
+def stream(*pieces: bytes, complete: bool = True, extra: str = "") -> Answer:
     """A chunked stream of the pieces; without `complete` the connection breaks off after them."""
 
     async def answer(_request: Request, writer: asyncio.StreamWriter) -> None:
-        writer.write(chunked_head())
+        writer.write(chunked_head(extra=extra))
         for piece in pieces:
             writer.write(http_chunk(piece))
             await writer.drain()
-            await asyncio.sleep(gap_s)
+            await asyncio.sleep(0)
         if complete:
             writer.write(b"0\r\n\r\n")
         else:
             writer.close()
+
+    return answer
+
+
+def held_stream(gate: asyncio.Event, *before: bytes, after: tuple[bytes, ...] = ()) -> Answer:
+    """A chunked stream of `before`, then, once the gate opens, of `after`."""
+
+    async def answer(_request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(chunked_head())
+        for piece in before:
+            writer.write(http_chunk(piece))
+        await writer.drain()
+        await gate.wait()
+        for piece in after:
+            writer.write(http_chunk(piece))
+        writer.write(b"0\r\n\r\n")
 
     return answer
 
@@ -159,6 +214,15 @@ def raw(data: bytes) -> Answer:
     return answer
 
 
+def reset() -> Answer:
+    """The connection is reset before a byte of the answer."""
+
+    async def answer(_request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    return answer
+
+
 def silence() -> Answer:
     """Nothing, for longer than any test runs."""
 
@@ -168,12 +232,35 @@ def silence() -> Answer:
     return answer
 
 
+def in_turn(*answers: Answer) -> Answer:
+    """The first answer to the first request, and so on; the last one goes on."""
+    turns: Iterator[Answer] = iter(answers)
+
+    async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
+        await next(turns, answers[-1])(request, writer)
+
+    return answer
+
+
+def by_call(answers: Mapping[str, Answer]) -> Answer:
+    """Answers by method and target, such as `POST /v1/responses`; 404 for all others."""
+
+    async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
+        await answers.get(f"{request.method} {request.target}", whole(b'{"detail":"Not Found"}', 404))(request, writer)
+
+    return answer
+
+
 @asynccontextmanager
-async def fake_engine(answer: Answer) -> AsyncIterator[FakeEngine]:
-    engine = FakeEngine(answer)
-    server = await asyncio.start_server(engine.serve, "127.0.0.1", 0, limit=64 << 20)
-    engine.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+async def fake_engine(answer: Answer | None = None, *, port: int = 0) -> AsyncIterator[FakeEngine]:
+    """A running engine, by default one that answers each request with COMPLETION."""
+    engine = FakeEngine(answer or whole())
+    server = await asyncio.start_server(engine.serve, "127.0.0.1", port, limit=64 << 20)
+    engine.port = server.sockets[0].getsockname()[1]
+    engine.url = f"http://127.0.0.1:{engine.port}"
     try:
         yield engine
     finally:
         server.close()
+        engine.break_connections()
+        await asyncio.sleep(0)

@@ -1,6 +1,8 @@
 """A gateway on free ports over the given engines, for tests."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -9,9 +11,14 @@ import httpx
 from gateway.config import build
 from gateway.serving.server import RunningGateway, running
 
+LIMIT_S = 30
+"""A test that takes longer hangs."""
+
 
 @asynccontextmanager
-async def gateway_over(*urls: str, engine: str = "vllm", model: str | None = "m", **tables: Any) -> AsyncIterator:
+async def gateway_over(
+    *urls: str, engine: str = "vllm", model: str | None = "m", **tables: Any
+) -> AsyncIterator[RunningGateway]:
     """One pool `p` of the URLs; `tables` are further tables of the configuration."""
     pool = {"name": "p", "engine": engine, "replicas": list(urls)} | ({"model": model} if model else {})
     async with gateway_of([pool], **tables) as run:
@@ -20,8 +27,10 @@ async def gateway_over(*urls: str, engine: str = "vllm", model: str | None = "m"
 
 @asynccontextmanager
 async def gateway_of(pools: Sequence[dict[str, Any]], **tables: Any) -> AsyncIterator[RunningGateway]:
+    """The pools, and further tables of the configuration."""
     server = {"port": 0, "admin_port": 0} | tables.pop("server", {})
-    async with running(build({"pools": list(pools), "server": server, **tables}), seed=1) as run:
+    config = build({"pools": list(pools), "server": server, **tables})
+    async with asyncio.timeout(LIMIT_S), running(config, seed=1) as run:
         yield run
 
 
@@ -35,6 +44,26 @@ def admin(run: RunningGateway) -> httpx.AsyncClient:
 
 def chat(text: str = "hello", **more: Any) -> dict[str, Any]:
     return {"model": "m", "messages": [{"role": "user", "content": text}], **more}
+
+
+def chat_bytes(text: str = "hello", **more: Any) -> bytes:
+    return json.dumps(chat(text, **more)).encode()
+
+
+async def post(
+    run: RunningGateway, body: object, path: str = "/v1/chat/completions", headers: dict[str, str] | None = None
+) -> httpx.Response:
+    """One request from a client of its own; bytes go as they are, anything else as JSON."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    async with client(run) as http:
+        return await http.post(path, content=content, headers={"content-type": "application/json", **(headers or {})})
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that happens by itself soon."""
+    async with asyncio.timeout(15):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.005)
 
 
 def nothing_is_booked(run: RunningGateway) -> bool:
@@ -51,3 +80,22 @@ def outcomes(run: RunningGateway) -> dict[str, int]:
         for outcome, count in series.outcomes.items():
             totals[outcome] = totals.get(outcome, 0) + count
     return totals
+
+
+def retries(run: RunningGateway) -> int:
+    """Attempts that were given up for another replica."""
+    return sum(series.retries for series in run.gateway.snapshot().series)
+
+
+def openai_error(answer: httpx.Response) -> dict[str, Any]:
+    """The error of an answer, which must have OpenAI's shape, our id, and nothing of our insides."""
+    assert answer.status_code >= 400
+    assert answer.headers["content-type"] == "application/json"
+    assert "Traceback" not in answer.text
+    assert '.py"' not in answer.text
+    error: dict[str, Any] = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert isinstance(error["message"], str)
+    assert error["message"]
+    assert isinstance(error["type"], str)
+    return error

@@ -15,7 +15,7 @@ from gateway.serving.server import RunningGateway
 pytestmark = [pytest.mark.real_vllm, pytest.mark.filterwarnings("default")]
 
 MODEL = "tiny"
-WORDS = "cache prefix token router engine replica prefill decode latency queue block chain index pool".split()
+WORDS = ("cache", "prefix", "token", "router", "engine", "replica", "prefill", "decode", "queue", "block")
 
 
 def text(seed: int, words: int) -> str:
@@ -122,7 +122,7 @@ async def test_openai_sdk(gateway: RunningGateway) -> None:
         await client.chat.completions.create(
             model=MODEL, messages=messages, max_tokens=6, tools=[tool], tool_choice="auto"
         )
-        with pytest.raises(openai.NotFoundError, match="do not serve|does not exist|does not support"):
+        with pytest.raises(openai.NotFoundError, match=r"do not serve|does not exist|does not support"):
             await client.embeddings.create(model=MODEL, input="x")
         with pytest.raises(openai.NotFoundError, match="does not exist"):
             await client.chat.completions.create(model="gpt-0", messages=messages)

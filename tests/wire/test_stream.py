@@ -332,6 +332,28 @@ def test_no_other_frame_is_taken_out(frame: bytes) -> None:
     assert watch(Endpoint.CHAT, [frame], strip_usage=True).output == frame
 
 
+def test_frames_end_with_any_blank_line() -> None:
+    ends = [b"\n\n", b"\r\r", b"\r\n\r\n", b"\n\r\n", b"\r\n\n", b"\n\r", b"\r\n\r"]
+    for end in ends:
+        stream = delta("a")[:-2] + end + delta("b")
+        seen = watch(Endpoint.CHAT, [stream], strip_usage=True)
+        assert (seen.output, seen.content_frames) == (stream, 2)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line() -> None:
+    assert watch(Endpoint.CHAT, [b"\xef\xbb\xbf" + delta("a")]).first_token
+    assert watch(Endpoint.CHAT, [b"\xef\xbb\xbf" + USAGE_FRAME], strip_usage=True).output == b""
+
+
+@pytest.mark.parametrize("excess", [0, 1, 2])
+def test_a_frame_over_the_limit_is_not_taken_out(excess: int) -> None:
+    for cut in range(len(USAGE_FRAME)):
+        chunks = [USAGE_FRAME[:cut], USAGE_FRAME[cut:]]
+        seen = watch(Endpoint.CHAT, chunks, strip_usage=True, limit=len(USAGE_FRAME) - excess)
+        assert seen.output == (USAGE_FRAME if excess else b"")
+        assert seen.usage == Usage(9, 2, 8)
+
+
 def test_bytes_pass_at_once() -> None:
     plain = StreamWatcher(Endpoint.CHAT, strip_usage=False)
     stripping = StreamWatcher(Endpoint.CHAT, strip_usage=True)
