@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from engines.simulated.frames import (
     Choice,
     Terms,
@@ -35,6 +37,10 @@ class AnthropicFrames:
         parts = [self._message_start(choice)] if start == 0 and stop else []
         parts += [self._piece(piece) for piece in choice.reply.pieces[start:stop]]
         return b"".join(parts)
+
+    def aborted(self, choice: Choice) -> bytes:  # noqa: ARG002 - the interface
+        """Nothing: `closing` says how it ended."""
+        return b""
 
     def closing(self, choices: tuple[Choice, ...]) -> bytes:
         """The last block's end, the stop reason with the usage, and the message's end."""
@@ -101,12 +107,12 @@ class AnthropicFrames:
 
     def _start_block(self, kind: str, piece: Piece) -> bytes:
         self._open_block = kind
-        block: dict[str, Any] = {
+        blocks: dict[str, dict[str, Any]] = {
             "text": {"type": "text", "text": ""},
             "thinking": {"type": "thinking", "thinking": "", "signature": ""},
             "tool_use": {"type": "tool_use", "id": f"toolu_{self.terms.id[-24:]}", "name": piece.text, "input": {}},
-        }[kind]
-        event = {"type": "content_block_start", "index": self._block_index, "content_block": block}
+        }
+        event = {"type": "content_block_start", "index": self._block_index, "content_block": blocks[kind]}
         return named_sse("content_block_start", event)
 
     def _close_block(self) -> bytes:
@@ -119,8 +125,6 @@ class AnthropicFrames:
 
 
 def _read_arguments(arguments: str) -> Any:
-    import msgspec
-
     try:
         return msgspec.json.decode(arguments)
     except msgspec.DecodeError:  # cut off by max_tokens

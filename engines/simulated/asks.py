@@ -53,7 +53,7 @@ def read_chat(body: Body, rules: ReadingRules) -> Ask:
     return _ask(
         "chat",
         body,
-        (render_chat(messages, body.get("tools") or (), mode),),
+        (render_chat(messages, _objects(body, "tools"), mode),),
         wish=Wish(
             max_tokens=_count(body, "max_tokens") if max_tokens is None else max_tokens,
             min_tokens=_count(body, "min_tokens") or 0,
@@ -70,7 +70,7 @@ def read_completion(body: Body, rules: ReadingRules) -> Ask:  # noqa: ARG001 - o
     if "prompt" not in body:
         raise invalid_field("prompt", "missing", "Field required")
     prompt = body["prompt"]
-    many = isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
+    many = isinstance(prompt, list) and any(isinstance(one, (str, list)) for one in prompt)
     wish = Wish(
         max_tokens=_count(body, "max_tokens"),
         min_tokens=_count(body, "min_tokens") or 0,
@@ -86,9 +86,9 @@ def read_responses(body: Body, rules: ReadingRules, history: Sequence[Message] =
     messages = (*history, *_messages_of_input(body["input"]))
     instructions = body.get("instructions")
     shown = ({"role": "system", "content": instructions}, *messages) if instructions else messages
-    effort = (body.get("reasoning") or {}).get("effort")
+    effort = _object(body, "reasoning").get("effort")
     mode, thinking = _read_mode({**body, **({"reasoning_effort": effort} if effort else {})}, rules)
-    tools = [_nested_tool(tool) for tool in body.get("tools") or ()]
+    tools = [_nested_tool(tool) for tool in _objects(body, "tools")]
     chat = {"tools": tools, "tool_choice": _nested_tool(body.get("tool_choice"))}
     return _ask(
         "responses",
@@ -117,12 +117,12 @@ def read_anthropic(body: Body, rules: ReadingRules) -> Ask:
                 "parameters": tool.get("input_schema") or {},
             },
         }
-        for tool in body.get("tools") or ()
+        for tool in _objects(body, "tools")
     ]
-    choice = body.get("tool_choice") or {}
+    choice = _object(body, "tool_choice")
     named = {"type": "function", "function": {"name": choice.get("name")}}
-    chat = {"tools": tools, "tool_choice": {"any": "required", "tool": named}.get(choice.get("type", ""))}
-    wanted = (body.get("thinking") or {}).get("type")
+    chat = {"tools": tools, "tool_choice": {"any": "required", "tool": named}.get(str(choice.get("type")))}
+    wanted = _object(body, "thinking").get("type")
     kwargs = {} if wanted is None else {"chat_template_kwargs": {"thinking": wanted != "disabled"}}
     mode, thinking = _read_mode({**body, **kwargs}, rules)
     return _ask(
@@ -157,7 +157,7 @@ def render_body(body: Body, rules: ReadingRules) -> bytes:
         return read_prompt(body.get("prompt", ""))
     mode, _ = _read_mode(body, rules)
     answer_follows = body.get("add_generation_prompt", True) is not False
-    return render_chat(_read_messages(body), body.get("tools") or (), mode, answer_follows=answer_follows)
+    return render_chat(_read_messages(body), _objects(body, "tools"), mode, answer_follows=answer_follows)
 
 
 def _ask(
@@ -169,7 +169,7 @@ def _ask(
     messages: tuple[Message, ...] = (),
     store: bool = False,
 ) -> Ask:
-    options = body.get("stream_options") or {}
+    options = _object(body, "stream_options")
     return Ask(
         api=api,
         model=str(body.get("model") or ""),
@@ -190,11 +190,28 @@ def _read_messages(body: Body) -> tuple[Message, ...]:
     messages = body.get("messages")
     if messages is None:
         raise invalid_field("messages", "missing", "Field required")
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise invalid_field("messages", "list_type", "Input should be a valid list", messages)
-    if not messages:
+    if not _objects(body, "messages"):
         raise invalid_field("messages", "too_short", "List should have at least 1 item after validation, not 0", [])
+    for message in messages:
+        for call in _objects(message, "tool_calls"):
+            _object(call, "function")
     return tuple(messages)
+
+
+def _object(body: Body, field: str) -> dict[str, Any]:
+    """A field that is an object, or empty when it is absent."""
+    value = body.get(field)
+    if value is not None and not isinstance(value, dict):
+        raise invalid_field(field, "dict_type", "Input should be a valid dictionary", value)
+    return value or {}
+
+
+def _objects(body: Body, field: str) -> list[dict[str, Any]]:
+    """A field that is a list of objects, or empty when it is absent."""
+    value = body.get(field)
+    if value is not None and not (isinstance(value, list) and all(isinstance(one, dict) for one in value)):
+        raise invalid_field(field, "list_type", "Input should be a valid list", value)
+    return value or []
 
 
 def _count(body: Body, field: str) -> int | None:
@@ -223,7 +240,7 @@ def _read_mode(body: Body, rules: ReadingRules) -> tuple[str, bool]:
 
     Default and effort tiers are those of the engines' DeepSeek-V4 renderers.
     """
-    kwargs = body.get("chat_template_kwargs") or {}
+    kwargs = _object(body, "chat_template_kwargs")
     asked = kwargs.get("thinking", kwargs.get("enable_thinking"))
     effort = body.get("reasoning_effort") or kwargs.get("reasoning_effort") or "high"
     if not (rules.thinks_by_default if asked is None else asked) or effort == "none":
@@ -234,14 +251,14 @@ def _read_mode(body: Body, rules: ReadingRules) -> tuple[str, bool]:
 
 def _tools_to_call(body: Body, messages: Sequence[Message], rules: ReadingRules) -> tuple[Tool, ...]:
     """The tools of which one must be called: those of the choice, or all; none for an answer in words."""
-    functions = [tool.get("function") or {} for tool in body.get("tools") or () if isinstance(tool, dict)]
-    tools = tuple(Tool(str(f.get("name", "")), f.get("parameters") or {}) for f in functions)
+    functions = [_object(tool, "function") for tool in _objects(body, "tools")]
+    tools = tuple(Tool(str(function.get("name")), _object(function, "parameters")) for function in functions)
     choice = body.get("tool_choice")
     if isinstance(choice, dict):
-        name = (choice.get("function") or {}).get("name")
+        name = _object(choice, "function").get("name")
         return tuple(tool for tool in tools if tool.name == name) or tools
     # A model that calls tools by itself answers in words once it has a result.
-    eager = rules.eager_tools and choice in (None, "auto") and messages[-1].get("role") != "tool"
+    eager = rules.eager_tools and choice in (None, "auto") and messages and messages[-1].get("role") != "tool"
     return tools if choice == "required" or eager else ()
 
 
@@ -255,10 +272,8 @@ def _nested_tool(tool: Any) -> Any:
 def _messages_of_input(given: Any) -> tuple[Message, ...]:
     if isinstance(given, str):
         return ({"role": "user", "content": given},)
-    if not isinstance(given, list):
-        raise invalid_field("input", "list_type", "Input should be a valid list", given)
     messages: list[Message] = []
-    for item in given:
+    for item in _objects({"input": given}, "input"):
         kind = item.get("type", "message")
         if kind == "function_call":
             function = {"name": item.get("name"), "arguments": item.get("arguments", "")}
@@ -277,7 +292,7 @@ def _messages_of_anthropic(body: Body) -> tuple[Message, ...]:
     for message in _read_messages(body):
         content = message.get("content")
         if isinstance(content, list):
-            messages += _messages_of_blocks(str(message.get("role", "user")), content)
+            messages += _messages_of_blocks(str(message.get("role", "user")), _objects(message, "content"))
         else:
             messages.append(message)
     return tuple(messages)

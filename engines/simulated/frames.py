@@ -41,11 +41,6 @@ class Choice:
         finish = self.sequence.finish or "stop"
         return "tool_calls" if self.reply.calls_tool and finish == "stop" else finish
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether the sequence ended by itself."""
-        return self.sequence.finish is not None
-
 
 class FrameWriter(Protocol):
     """Writes the answer of one request in one API and dialect."""
@@ -55,6 +50,9 @@ class FrameWriter(Protocol):
 
     def tokens(self, choice: Choice, start: int, stop: int) -> bytes:
         """Frames of the tokens from `start` to before `stop` (counts from 0) of one choice."""
+
+    def aborted(self, choice: Choice) -> bytes:
+        """Frames that end a choice which was aborted by the engine."""
 
     def closing(self, choices: tuple[Choice, ...]) -> bytes:
         """Frames after the last token of all choices."""

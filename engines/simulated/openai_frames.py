@@ -34,11 +34,14 @@ class _OpenAiFrames:
     def tokens(self, choice: Choice, start: int, stop: int) -> bytes:
         """A frame a token, and what the dialect sends before the first and after the last."""
         parts = [self._first(choice)] if start == 0 and stop else []
-        last = choice.sequence.generated_tokens if choice.is_complete else -1
+        last = choice.sequence.generated_tokens if choice.sequence.finish in ("stop", "length") else -1
         pieces = choice.reply.pieces
-        for position in range(start, stop):
-            parts.append(self._token(choice, pieces[position], position + 1, ends=position + 1 == last))
+        parts += [self._token(choice, pieces[n - 1], n, ends=n == last) for n in range(start + 1, stop + 1)]
         return b"".join(parts)
+
+    def aborted(self, choice: Choice) -> bytes:
+        """A last frame without text, whose finish reason is `abort`."""
+        return self._token(choice, Piece("silent", ""), choice.sequence.generated_tokens, ends=True)
 
     def closing(self, choices: tuple[Choice, ...]) -> bytes:
         """The usage frame when it was asked for, and the end mark."""
@@ -220,7 +223,9 @@ class VllmCompletionFrames(_VllmFrames):
     def _token(self, choice: Choice, piece: Piece, generated: int, *, ends: bool) -> bytes:
         finish = f'"{choice.finish_reason}"' if ends else "null"
         text = b'"text":' + compact(piece.text)
-        tail = f',"logprobs":null,"finish_reason":{finish},"stop_reason":null,"prompt_token_ids":null,"token_ids":null}}]'
+        tail = (
+            f',"logprobs":null,"finish_reason":{finish},"stop_reason":null,"prompt_token_ids":null,"token_ids":null}}]'
+        )
         usage = self._running_usage(choice, generated) or b',"usage":null'
         return self._head(choice) + text + tail.encode() + usage + b"}\n\n"
 

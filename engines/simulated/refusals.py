@@ -6,7 +6,7 @@ from typing import Literal
 RefusalKind = Literal["validation", "invalid", "unknown_model", "not_found", "overloaded", "fault"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # not frozen: the interpreter writes the traceback into it
 class Refusal(Exception):  # noqa: N818 - raised by readers of bodies, but also handed on as a value
     """An HTTP status, a message, and the parameter at fault. `validation` is a field of the wrong type or missing."""
 

@@ -23,9 +23,7 @@ _CALL = b"<|call|>"
 _TEXT_TYPES = ("text", "input_text", "output_text", "refusal")
 
 
-def render_chat(
-    messages: Sequence[Message], tools: Sequence[Any], mode: str, *, answer_follows: bool = True
-) -> bytes:
+def render_chat(messages: Sequence[Message], tools: Sequence[Any], mode: str, *, answer_follows: bool = True) -> bytes:
     """Prompt tokens of a conversation. `mode` is `chat` or `think-` and the effort."""
     parts = [_marker(f"begin {mode}")]
     if tools:

@@ -113,19 +113,22 @@ def _example(schema: Mapping[str, Any], word: str) -> Any:
     """A value that fits a JSON schema of the everyday kind; of an object, the required properties."""
     if "const" in schema:
         return schema["const"]
-    if schema.get("enum"):
-        return schema["enum"][0]
-    for union in ("anyOf", "oneOf"):
-        if schema.get(union):
-            return _example(schema[union][0], word)
+    for choices in (schema.get("enum"), schema.get("anyOf"), schema.get("oneOf")):
+        if isinstance(choices, list) and choices:
+            return _example(choices[0], word) if isinstance(choices[0], dict) else choices[0]
     kind = schema.get("type", "object" if "properties" in schema else "string")
     if isinstance(kind, list):
-        kind = kind[0]
+        kind = kind[0] if kind else "null"
     if kind == "object":
-        properties = schema.get("properties") or {}
-        names = schema.get("required") or list(properties)
-        return {name: _example(properties.get(name) or {}, word) for name in names}
+        properties = _schema(schema.get("properties"))
+        required = schema.get("required")
+        names = required if isinstance(required, list) and required else list(properties)
+        return {str(name): _example(_schema(properties.get(str(name))), word) for name in names}
     if kind == "array":
-        return [_example(schema.get("items") or {}, word)] * int(schema.get("minItems", 1))
+        return [_example(_schema(schema.get("items")), word)]
     simple: dict[str, Any] = {"integer": 1, "number": 1.5, "boolean": True, "null": None}
-    return simple.get(kind, word[:8])
+    return simple.get(str(kind), word[:8])
+
+
+def _schema(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}

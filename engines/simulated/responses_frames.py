@@ -49,6 +49,10 @@ class ResponsesFrames:
         """Deltas, within items that open and close as the kind of text changes."""
         return b"".join([self._piece(piece) for piece in choice.reply.pieces[start:stop]])
 
+    def aborted(self, choice: Choice) -> bytes:  # noqa: ARG002 - the interface
+        """Nothing: `closing` says how it ended."""
+        return b""
+
     def closing(self, choices: tuple[Choice, ...]) -> bytes:
         """The last item's end, and the whole response."""
         done = self._close_item()
@@ -63,7 +67,7 @@ class ResponsesFrames:
         """The finished response, as it is stored."""
         choice = choices[0]
         generated = choice.sequence.generated_tokens
-        items = []
+        items: list[Fields] = []
         for kind, text in (
             ("reasoning", choice.reply.text("reasoning", generated)),
             ("message", choice.reply.text("content", generated)),
@@ -115,7 +119,7 @@ class ResponsesFrames:
     def _describe(self, kind: str, index: int, text: str, name: str, status: str) -> Fields:
         item: Fields = {"id": f"{_PREFIXES[kind]}_{self.terms.id[-16:]}{index}", "type": kind, "status": status}
         if kind == "message":
-            part = {"type": "output_text", "text": text, "annotations": [], "logprobs": None}
+            part: Fields = {"type": "output_text", "text": text, "annotations": [], "logprobs": None}
             return {**item, "role": "assistant", "content": [part] if text else []}
         if kind == "reasoning":
             part = {"type": "reasoning_text", "text": text}
@@ -133,7 +137,7 @@ class ResponsesFrames:
         if kind == "function_call":
             place = {"item_id": self._item_id(), "output_index": self._item_index}
             return opened + self._event("response.function_call_arguments.delta", **place, delta=piece.text)
-        more = {"logprobs": []} if kind == "message" else {}
+        more: Fields = {"logprobs": []} if kind == "message" else {}
         return opened + self._event(f"{self._text_event()}.delta", **self._place(), delta=piece.text, **more)
 
     def _open_item(self, kind: str, piece: Piece) -> bytes:
@@ -155,7 +159,7 @@ class ResponsesFrames:
             place = {"item_id": self._item_id(), "output_index": self._item_index, "name": self._name}
             events += self._event("response.function_call_arguments.done", **place, arguments=self._text)
         else:
-            more = {"logprobs": []} if self._item == "message" else {}
+            more: Fields = {"logprobs": []} if self._item == "message" else {}
             events += self._event(f"{self._text_event()}.done", **self._place(), text=self._text, **more)
         if self._item == "message":
             events += self._event("response.content_part.done", **self._place(), part=self._part())

@@ -60,7 +60,7 @@ def _simulate(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from error
     try:
-        run(settings)
+        run(settings, lambda url: print(f"simulated {settings.dialect} engine listens on {url}", flush=True))
     except OSError as error:
         print(
             f"prefixgate: cannot listen on {settings.host}:{settings.port}: {error.strerror or error}", file=sys.stderr

@@ -11,6 +11,7 @@ from typing import Final
 
 import httpx
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -131,11 +132,12 @@ def _row(policy: str, measured: list[Measured], errors: int) -> Row:
 
 
 def _table() -> Table:
-    table = Table(title="Measured at the client (TTFT in ms of the engines' time) and by the engines (hit rate)")
-    table.add_column("policy")
-    table.add_column("pool")
-    for column in ("requests", "errors", "hit rate", "TTFT p50", "p90", "p99"):
-        table.add_column(column, justify="right")
+    title = "Hit rate by the engines' own count; time to first token at the client, in ms of the engines' clock"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("policy", "pool"):
+        table.add_column(column, no_wrap=True)
+    for column in ("req.", "err.", "hit rate", "p50 ms", "p90 ms", "p99 ms"):
+        table.add_column(column, justify="right", no_wrap=True)
     return table
 
 

@@ -21,7 +21,7 @@ class Shape:
     document_tokens: int = 8000
     question_tokens: int = 120
     answer_tokens: int = 24
-    sessions: int = 84
+    sessions: int = 60
     turns: int = 6
     sessions_per_s: float = 0.62
     think_s: float = 7.0

@@ -10,6 +10,7 @@ PRIOR_MS_PER_TOKEN: Final = 547 / 8192
 _FORGET: Final = 0.98
 _PRIOR_TOKENS: Final = (0.0, 8192.0)
 _SURPRISE: Final = 4.0
+_LEAST_MS: Final = 0.1
 _ENOUGH: Final = 8
 _TEXT_RATIO: Final = (0.5, 32.0)
 
@@ -18,7 +19,8 @@ class PrefillCurve:
     """`base_ms + ms_per_token · u`, fitted online by recency-weighted least squares of the relative error.
 
     Starts from the prior, which counts like one observation at each end. One observation moves the fit by no
-    more than a measurement `_SURPRISE` times off would, so that a stall cannot bend the curve.
+    more than a measurement `_SURPRISE` times off would, so that a stall cannot bend the curve. The error is
+    relative to the prediction, not to the measurement: else one that is far too short would outweigh all others.
     """
 
     def __init__(self, base_ms: float = PRIOR_BASE_MS, ms_per_token: float = PRIOR_MS_PER_TOKEN) -> None:
@@ -27,7 +29,8 @@ class PrefillCurve:
         self.observations = 0
         self._sums = [0.0] * 5  # of w, w·u, w·u², w·y, w·u·y
         for tokens in _PRIOR_TOKENS:
-            self._add(tokens, base_ms + ms_per_token * tokens)
+            expected = base_ms + ms_per_token * tokens
+            self._add(tokens, expected, expected)
 
     def predict_ms(self, uncached_tokens: float) -> float:
         """Milliseconds from the start of prefill to the first token."""
@@ -36,10 +39,10 @@ class PrefillCurve:
     def observe(self, uncached_tokens: float, measured_ms: float) -> None:
         """Learn from one request: its uncached tokens and its time to first token less its wait."""
         predicted = self.predict_ms(uncached_tokens)
-        measured = min(max(measured_ms, predicted / _SURPRISE), predicted * _SURPRISE)
+        measured = max(min(max(measured_ms, predicted / _SURPRISE), predicted * _SURPRISE), _LEAST_MS)
         self.observations += 1
         self._sums = [_FORGET * total for total in self._sums]
-        self._add(uncached_tokens, measured)
+        self._add(uncached_tokens, measured, predicted)
         w, wu, wuu, wy, wuy = self._sums
         spread = w * wuu - wu * wu
         if spread > 1e-9 * w * wuu:
@@ -52,8 +55,9 @@ class PrefillCurve:
         self.base_ms *= wy / fitted
         self.ms_per_token *= wy / fitted
 
-    def _add(self, tokens: float, ms: float) -> None:
-        weight = 1.0 / (ms * ms)  # relative error: a small prompt teaches as much as a large one
+    def _add(self, tokens: float, ms: float, expected_ms: float) -> None:
+        # Relative error: a small prompt teaches as much as a large one.
+        weight = 1.0 / max(expected_ms, _LEAST_MS) ** 2
         terms = (1.0, tokens, tokens * tokens, ms, tokens * ms)
         self._sums = [total + weight * term for total, term in zip(self._sums, terms, strict=True)]
 

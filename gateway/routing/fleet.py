@@ -55,6 +55,15 @@ class Booking:
         """From booking to first token, as predicted then."""
         return self.wait_ms + self.prefill_ms
 
+    @property
+    def due_at(self) -> float:
+        """When its first token is predicted, in seconds on the router's clock."""
+        return self.booked_at + self.predicted_ttft_ms / 1000
+
+    def overdue(self, now: float) -> bool:
+        """Whether a plain (not streamed) request, which shows no first token, must be past its prefill."""
+        return not self.streams and now >= self.due_at
+
 
 class ReplicaState(StrEnum):
     """Whether a replica may be chosen."""
@@ -91,6 +100,7 @@ class Replica:
 
     def book(self, booking: Booking) -> None:
         """Count the attempt's work from now on."""
+        self._settle(booking.booked_at)
         if not self._prefilling:
             self._prefill_since = booking.booked_at
         self.bookings[booking.ticket] = booking
@@ -103,31 +113,42 @@ class Replica:
             curve.observe(uncached_tokens, measured_ms)
 
     def prefilled(self, ticket: int, now: float) -> None:
-        """The attempt's prefill no longer stands before others: its first token came, or it ended."""
-        booking = self._prefilling.pop(ticket, None)
-        if booking is not None:
-            self._prefilling_ms = self._prefilling_ms - booking.prefill_ms if self._prefilling else 0.0
-            self._prefill_since = now
+        """The attempt's prefill is done: its first token or its whole plain body came."""
+        if ticket in self._prefilling:
+            self._leave_queue(ticket, now)
 
     def release(self, ticket: int, now: float) -> None:
-        """The attempt is over."""
-        self.prefilled(ticket, now)
+        """The attempt is over; if it goes before its turn, the head of the queue keeps its credit."""
+        self._settle(now)
+        if ticket in self._prefilling:
+            self._leave_queue(ticket, now if ticket == next(iter(self._prefilling)) else self._prefill_since)
         del self.bookings[ticket]
 
     def wait_ms(self, now: float) -> float:
         """Milliseconds of booked prefill before a request booked now would start.
 
         The head of the queue is credited with the time since the last first token, but never with more
-        than its own work. A plain (not streamed) request shows no first token, so it stops counting once
-        its predicted time has passed.
+        than its own work. Plain requests at the front stop counting once they are overdue.
         """
+        left_ms, since = self._prefilling_ms, self._prefill_since
+        for head in self._prefilling.values():
+            if not head.overdue(now):
+                return max(left_ms - min((now - since) * 1000, head.prefill_ms), 0.0)
+            left_ms, since = left_ms - head.prefill_ms, max(since, head.due_at)
+        return 0.0
+
+    def _settle(self, now: float) -> None:
+        """Take the overdue out of the queue; only when a fact changes it, as looking must change nothing."""
         while self._prefilling:
             head = next(iter(self._prefilling.values()))
-            if head.streams or now < head.booked_at + head.predicted_ttft_ms / 1000:
-                done_ms = min((now - self._prefill_since) * 1000, head.prefill_ms)
-                return max(self._prefilling_ms - done_ms, 0.0)
-            self.prefilled(head.ticket, now)
-        return 0.0
+            if not head.overdue(now):
+                return
+            self._leave_queue(head.ticket, max(self._prefill_since, head.due_at))
+
+    def _leave_queue(self, ticket: int, next_since: float) -> None:
+        booking = self._prefilling.pop(ticket)
+        self._prefilling_ms = self._prefilling_ms - booking.prefill_ms if self._prefilling else 0.0
+        self._prefill_since = next_since
 
 
 @dataclass(slots=True)

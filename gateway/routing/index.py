@@ -17,7 +17,7 @@ class PrefixIndex:
 
     Replicas are slots 0, 1, 2, …; a hash's holders are a bit mask of slots. Chained hashes make a tree
     needless: the holders of block i are a subset of the holders of block i - 1 as long as the LRU forgets
-    tails before heads, which `claim` sees to.
+    tails before heads, which `claim` and `confirm` see to.
     """
 
     def __init__(self) -> None:
@@ -78,10 +78,11 @@ class PrefixIndex:
     def confirm(self, slot: int, chain: PrefixChain) -> None:
         """A first token came: the slot has computed the whole chain."""
         held, bit, holders = self._held[slot], 1 << slot, self._holders
-        for link in reversed(chain.hashes):
+        for link in reversed(chain.hashes):  # in the order of `claim`, for what was forgotten since
             if link not in held:
                 holders[link] = holders.get(link, 0) | bit
             held[link] = CONFIRMED
+            held.move_to_end(link)
         self._evict(slot)
 
     def withdraw(self, slot: int, chain: PrefixChain, ticket: int) -> None:

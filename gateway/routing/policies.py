@@ -17,8 +17,8 @@ NEAR_TIE_SHARE: Final = 0.02
 class Circumstances:
     """What a policy may look at beside the table.
 
-    `turn` counts decisions; `draw` is uniform in [0, 1); `unit` is the session or prefix family, b"" if the
-    request has neither.
+    `turn` counts the decisions for the model; `draw` is uniform in [0, 1); `unit` is the session or prefix
+    family, b"" if the request has neither.
     """
 
     turn: int
@@ -30,7 +30,7 @@ Policy = Callable[[Sequence[Candidate], Circumstances], Candidate]
 
 
 def ttft(table: Sequence[Candidate], circumstances: Circumstances) -> Candidate:
-    """The lowest predicted time to first token; among near ties the emptiest cache, so that caches fill evenly."""
+    """The lowest predicted time to first token; among near ties the longest prefix, then the emptiest cache."""
     best = min(candidate.wait_ms + candidate.prefill_ms for candidate in table)
     limit = best + max(NEAR_TIE_MS, best * NEAR_TIE_SHARE)
     near = [candidate for candidate in table if candidate.wait_ms + candidate.prefill_ms <= limit]

@@ -1,6 +1,6 @@
 """The Router: two verbs, `route` and `observe`, and one view, `snapshot`; pure, synchronous, single owner."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from itertools import islice
 from random import Random
@@ -64,6 +64,7 @@ class Router:
         self._tickets: dict[int, Replica] = {}
         self._stored: OrderedDict[str, str] = OrderedDict()
         self._last_ticket = 0
+        self._turns: Counter[str] = Counter()
         for spec in pools:
             pool = self._fleet.add_pool(spec)
             for replica in spec.replicas:
@@ -76,6 +77,7 @@ class Router:
         answer = self._decide(request, now, self._rng.random())
         if isinstance(answer, Decision):
             self._last_ticket = answer.ticket
+            self._turns[answer.model] += 1
             self._book(answer, request, now)
         return answer
 
@@ -90,7 +92,7 @@ class Router:
         model, replicas = usable
         overlaps = self._index.overlaps(request.chain)
         table = tuple(self._candidate(replica, request, overlaps[replica.slot], now) for replica in replicas)
-        chosen = self._pick(table, Circumstances(self._last_ticket, draw, _unit(request)))
+        chosen = self._pick(table, Circumstances(self._turns[model], draw, _unit(request)))
         available = max(candidate.cached_tokens for candidate in table)
         ticket = self._last_ticket + 1
         return Decision(ticket, request.request_id, self.policy, model, table, chosen, available)
@@ -199,9 +201,11 @@ class Router:
                 series.route.observe(fact.route_s)
                 series.overhead.observe(fact.overhead_s)
             case FirstToken():
-                self._first_token(replica, booking, fact.at)
-                series.first_token(booking, fact.at)
+                if booking.first_token_at is None:
+                    self._first_token(replica, booking, fact.at)
+                    series.first_token(booking, fact.at)
             case AttemptFailed():
+                self._withdraw(replica, booking)
                 self._release(replica, booking, fact.at)
                 series.retries += 1
             case Finished():
@@ -227,8 +231,11 @@ class Router:
             record.ttft_s = at - booking.accepted_at
 
     def _finish(self, replica: Replica, booking: Booking, fact: Finished) -> None:
-        if fact.outcome is Outcome.COMPLETED and booking.first_token_at is None:
+        if fact.outcome is not Outcome.COMPLETED:
+            self._withdraw(replica, booking)
+        elif booking.first_token_at is None:
             self._index.confirm(replica.slot, booking.chain)
+            replica.prefilled(booking.ticket, fact.at)
         self._release(replica, booking, fact.at)
         if fact.usage is not None:
             replica.pool.token_ratio.observe(booking.chain.prompt_bytes, fact.usage.prompt_tokens)
@@ -237,10 +244,17 @@ class Router:
         if record is not None:
             record.outcome, record.usage = fact.outcome, fact.usage
 
+    def _withdraw(self, replica: Replica, booking: Booking) -> None:
+        """What the index took on a promise that was not kept goes, unless others in flight promise it too."""
+        if booking.first_token_at is not None:
+            return
+        self._index.withdraw(replica.slot, booking.chain, booking.ticket)
+        for other in replica.bookings.values():
+            shares = other is not booking and other.chain.family == booking.chain.family
+            if shares and other.first_token_at is None:
+                self._index.claim(replica.slot, other.chain, other.ticket)
+
     def _release(self, replica: Replica, booking: Booking, at: float) -> None:
-        """End the booking; what the index took on its promise is kept only if the promise was kept."""
-        if booking.first_token_at is None:
-            self._index.withdraw(replica.slot, booking.chain, booking.ticket)
         replica.release(booking.ticket, at)
         del self._tickets[booking.ticket]
 
@@ -259,6 +273,7 @@ class Router:
                 replica.state, replica.reason = ReplicaState.DOWN, fact.reason
             case ReplicaRestarted():
                 self._index.clear(replica.slot)
+                replica.reports_cached_tokens = False  # the new process may be set up otherwise
             case LoadReported():
                 replica.report = fact.report
                 self._resize(replica, fact.report.kv_capacity_tokens)

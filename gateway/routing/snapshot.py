@@ -1,6 +1,7 @@
 """The snapshot: one frozen view of all that the router knows, for dashboard, metrics and tests; pure."""
 
 from dataclasses import dataclass
+from math import ceil
 
 from engines.reports import EngineDescription, LoadReport, PrefillSettings
 from gateway.routing.fleet import Fleet, Replica
@@ -151,4 +152,4 @@ def quantile(ordered: list[float], share: float) -> float | None:
     """The nearest-rank quantile of sorted values; None of nothing."""
     if not ordered:
         return None
-    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+    return ordered[max(ceil(share * len(ordered)) - 1, 0)]

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from gateway.errors import GatewayError, Origin, bad_request
+from gateway.routing.facts import Outcome, Refused
 from gateway.serving.exchange import Exchange
 from gateway.serving.gateway import Gateway
 from gateway.serving.headers import HeaderList, first
@@ -55,6 +56,7 @@ async def serve_inference(gateway: Gateway, endpoint: Endpoint, scope: Scope, re
     try:
         body = await _read_body(receive, headers, gateway.config.server.max_body_bytes)
     except ClientLeftError:
+        gateway.observe(Refused(gateway.clock(), "", Outcome.CLIENT_GONE))
         return
     except GatewayError as error:
         await exchange.refuse(error)

@@ -56,7 +56,8 @@ class Origin:
     @property
     def host_header(self) -> bytes:
         """The value of `Host`."""
-        return f"{self.host}:{self.port}".encode()
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}".encode()
 
 
 @lru_cache(maxsize=1024)
@@ -125,8 +126,8 @@ class EngineClient:
             connection, fresh = await self._connection(origin)
             try:
                 await connection.exchange(head, body)
-            except EngineGoneError:
-                stale = not fresh and not connection.heard
+            except EngineGoneError as error:
+                stale = not (fresh or connection.heard or isinstance(error, EngineTimeoutError))
                 connection.leave()
                 if not stale:
                     raise
@@ -195,6 +196,7 @@ class _Connection(asyncio.Protocol):
         self._head_done = False
         self._complete = False
         self._delimited = False
+        self._reusable = False
         self._error: EngineGoneError | None = None
         self._chunks: deque[bytes] = deque()
         self._buffered = 0
@@ -229,16 +231,18 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._client.closed(self)
         self._transport = None
-        if self._busy and not self._complete:
+        if self._busy and not self._complete and self._error is None:
             if self._head_done and not self._delimited and exc is None:
                 self._complete = True  # a body that ends with its connection
-            elif self._error is None:
+            else:
                 self._error = EngineGoneError("the engine closed the connection before its answer was complete")
         self._wake()
 
     # httptools callbacks
 
     def on_message_begin(self) -> None:
+        if self._complete:
+            raise EngineGoneError("the engine answered more than it was asked")  # ends the connection, no answer
         self.headers = []
         self._delimited = False
 
@@ -261,6 +265,7 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._head_done:
             self._complete = True
+            self._reusable = self._parser.should_keep_alive()  # asked later, it denies
             self._wake()
 
     # one request
@@ -294,6 +299,7 @@ class _Connection(asyncio.Protocol):
         self._buffered -= len(chunk)
         if self._paused and self._buffered < HIGH_WATER_BYTES // 2 and self._transport is not None:
             self._paused = False
+            self._heard_at = self._loop.time()  # the silence was ours
             self._transport.resume_reading()
         return chunk
 
@@ -306,7 +312,7 @@ class _Connection(asyncio.Protocol):
             self._watchdog.cancel()
             self._watchdog = None
         whole = self._complete and not self._chunks and self._transport is not None
-        if not (whole and self._parser.should_keep_alive() and self._client.release(self)):
+        if not (whole and self._reusable and self._client.release(self)):
             self.abort()
 
     def abort(self) -> None:

@@ -100,7 +100,7 @@ class Gateway:
 def _backends(config: Config) -> list[Backend]:
     backends = []
     for pool in config.pools:
-        key = os.environ.get(pool.api_key_env, "") if pool.api_key_env else ""
+        key = os.environ.get(pool.api_key_env, "").strip() if pool.api_key_env else ""
         credentials: HeaderList = [(b"authorization", b"Bearer " + key.encode())] if key else []
         backends += [
             Backend(replica.name, pool.name, replica.url, dialect(pool.engine), credentials)

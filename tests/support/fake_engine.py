@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Request:
-    """`headers` by lower-case name; `head` is the request line and the headers as they came."""
+    """`headers` by lower-case name; `head` is the request line and the headers as they came; `connection` counts."""
 
     method: str
     target: str
     headers: dict[str, str]
     body: bytes
     head: bytes = b""
+    connection: int = 0
 
 
 Answer = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]
@@ -107,11 +108,13 @@ class FakeEngine:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
         self.connections += 1
+        connection = self.connections
         self._writers.add(writer)
         early = b""  # of the next request, read while waiting for the end of the connection
         try:
             while (request := await read_request(reader, early)) is not None:
                 early = b""
+                request.connection = connection
                 page = request.target.partition("?")[0]
                 if request.method == "GET" and page in POLLED:
                     self.polls.append(request)
@@ -126,9 +129,8 @@ class FakeEngine:
                     answering = asyncio.ensure_future(self.answer(request, writer))
                     watching = asyncio.ensure_future(reader.read(1))
                     await asyncio.wait((answering, watching), return_when=asyncio.FIRST_COMPLETED)
-                    if not answering.done() and (watching.exception() or not watching.result()):
-                        self.left.set()
-                        answering.cancel()
+                    if watching.done() and (watching.exception() or not watching.result()):
+                        await self._note_leaving(answering)
                         return
                     await answering
                     if watching.done():
@@ -144,6 +146,12 @@ class FakeEngine:
         finally:
             self._writers.discard(writer)
             writer.close()
+
+    async def _note_leaving(self, answering: "asyncio.Future[None]") -> None:
+        answering.cancel()
+        [ended] = await asyncio.gather(answering, return_exceptions=True)
+        if isinstance(ended, (asyncio.CancelledError, ConnectionError)):
+            self.left.set()
 
     def break_connections(self) -> None:
         """Close every open connection, as a server does that restarts."""
@@ -163,7 +171,9 @@ async def read_request(reader: asyncio.StreamReader, early: bytes = b"") -> Requ
     return Request(method, target, headers, body, head)
 
 
-def whole(body: bytes = COMPLETION, status: int = 200, content_type: str = "application/json", extra: str = "") -> Answer:
+def whole(
+    body: bytes = COMPLETION, status: int = 200, content_type: str = "application/json", extra: str = ""
+) -> Answer:
     async def answer(_request: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(response(body, status, content_type, extra))
 
