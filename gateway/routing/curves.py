@@ -9,7 +9,7 @@ PRIOR_MS_PER_TOKEN: Final = 547 / 8192
 
 _FORGET: Final = 0.98
 _PRIOR_TOKENS: Final = (0.0, 8192.0)
-_SURPRISE: Final = 4.0
+_SURPRISE: Final = 2.0
 _LEAST_MS: Final = 0.1
 _ENOUGH: Final = 8
 _TEXT_RATIO: Final = (0.5, 32.0)

@@ -1,0 +1,185 @@
+"""The learned curves: known lines are recovered, and nothing that is measured can break them."""
+
+from math import isfinite
+from random import Random
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from gateway.routing.curves import (
+    PRIOR_BASE_MS,
+    PrefillCurve,
+    TokenRatio,
+    best_known,
+)
+
+SIZES = (100, 500, 2000, 8000, 24_000)
+
+
+def learned(
+    base_ms: float,
+    ms_per_token: float,
+    *,
+    noise: float = 0.0,
+    stalled: float = 0.0,
+    too_short: float = 0.0,
+    times: int = 400,
+    seed: int = 7,
+) -> PrefillCurve:
+    """A curve after `times` samples of a line, with log-normal noise and shares of samples 20 times off or 0."""
+    rng, curve = Random(seed), PrefillCurve()
+    for _ in range(times):
+        tokens = rng.choice(SIZES)
+        ms = (base_ms + ms_per_token * tokens) * rng.lognormvariate(0, noise)
+        luck = rng.random()
+        if luck < stalled:
+            ms *= 20
+        elif luck < stalled + too_short:
+            ms = 0.0
+        curve.observe(tokens, ms)
+    return curve
+
+
+def worst_error(curve: PrefillCurve, base_ms: float, ms_per_token: float) -> float:
+    return max(abs(curve.predict_ms(size) / (base_ms + ms_per_token * size) - 1) for size in SIZES)
+
+
+def test_before_any_measurement_the_prior_speaks() -> None:
+    curve = PrefillCurve()
+    assert curve.observations == 0
+    assert curve.predict_ms(0) == PRIOR_BASE_MS
+    assert curve.predict_ms(24_576) == pytest.approx(1658, rel=0.01)
+
+
+@pytest.mark.parametrize("base_ms", [5.0, 17.0, 120.0])
+@pytest.mark.parametrize("ms_per_token", [0.005, 0.0668, 0.6])
+def test_an_exact_line_is_recovered(base_ms: float, ms_per_token: float) -> None:
+    curve = learned(base_ms, ms_per_token, times=1500)
+    assert curve.base_ms == pytest.approx(base_ms, rel=0.02)
+    assert curve.ms_per_token == pytest.approx(ms_per_token, rel=0.02)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("noise", [0.05, 0.2])
+def test_a_noisy_line_is_recovered(noise: float, seed: int) -> None:
+    assert worst_error(learned(30.0, 0.05, noise=noise, seed=seed), 30.0, 0.05) < 0.15
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("stalled", "too_short"), [(0.05, 0.0), (0.0, 0.05), (0.05, 0.05), (0.0, 0.2)])
+def test_stalls_and_impossible_measurements_do_not_bend_it(stalled: float, too_short: float, seed: int) -> None:
+    """A measurement of 0 is real: it is what remains when the predicted wait was too long."""
+    curve = learned(30.0, 0.05, noise=0.1, stalled=stalled, too_short=too_short, seed=seed)
+    assert worst_error(curve, 30.0, 0.05) < 0.3
+
+
+@pytest.mark.parametrize("measured_ms", [0.0, 1e9])
+def test_one_absurd_measurement_moves_a_settled_curve_little(measured_ms: float) -> None:
+    curve = learned(30.0, 0.05)
+    before = {size: curve.predict_ms(size) for size in SIZES}
+    curve.observe(8000, measured_ms)
+    for size, ms in before.items():
+        assert curve.predict_ms(size) == pytest.approx(ms, rel=0.15)
+
+
+def test_it_follows_an_engine_that_changes_its_pace() -> None:
+    curve = learned(30.0, 0.05)
+    rng = Random(3)
+    for pace in (3.0, 0.3):
+        for _ in range(400):
+            tokens = rng.choice(SIZES)
+            curve.observe(tokens, pace * (30.0 + 0.05 * tokens))
+        assert worst_error(curve, pace * 30.0, pace * 0.05) < 0.05
+
+
+@pytest.mark.parametrize("tokens", [1, 1000, 24_000])
+def test_requests_all_alike_teach_their_own_size(tokens: int) -> None:
+    curve = PrefillCurve()
+    for _ in range(300):
+        curve.observe(tokens, 400.0)
+    assert curve.predict_ms(tokens) == pytest.approx(400.0, rel=0.06)
+    assert curve.base_ms > 0
+    assert curve.ms_per_token > 0
+
+
+def test_longer_prompts_are_never_predicted_faster() -> None:
+    """Measurements that fall with size keep the shape and move the scale."""
+    rng, curve = Random(5), PrefillCurve()
+    for _ in range(300):
+        tokens = rng.choice(SIZES)
+        curve.observe(tokens, 1000 - 0.04 * tokens)
+    predictions = [curve.predict_ms(size) for size in SIZES]
+    assert predictions == sorted(predictions)
+    assert 40 < predictions[0] < predictions[-1] < 1000
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 1_000_000), st.floats(0, 1e7)), min_size=1, max_size=12),
+    st.integers(1, 60),
+)
+@example([(4000, 0.0)], 2000)
+@example([(0, 0.0), (1_000_000, 1e7)], 300)
+@example([(1, 0.0), (24_000, 5.0)], 300)
+def test_nothing_measured_makes_it_useless(measured: list[tuple[int, float]], times: int) -> None:
+    curve = PrefillCurve()
+    for tokens, ms in measured * times:
+        curve.observe(tokens, ms)
+        assert isfinite(curve.base_ms)
+        assert curve.base_ms > 0
+        assert isfinite(curve.ms_per_token)
+        assert curve.ms_per_token > 0
+    assert curve.observations == len(measured) * times
+
+
+def experienced(times: int) -> PrefillCurve:
+    curve = PrefillCurve()
+    for _ in range(times):
+        curve.observe(1000, 50.0)
+    return curve
+
+
+def test_the_most_particular_curve_that_has_seen_enough_is_used() -> None:
+    own, of_pool, of_fleet = experienced(8), experienced(20), experienced(50)
+    assert best_known((own, of_pool, of_fleet)) is own
+    assert best_known((experienced(7), of_pool, of_fleet)) is of_pool
+    assert best_known((experienced(0), experienced(7), of_fleet)) is of_fleet
+    fresh = experienced(0)
+    assert best_known((experienced(0), experienced(0), fresh)) is fresh
+
+
+def test_the_token_ratio_is_learned() -> None:
+    ratio = TokenRatio()
+    assert ratio.bytes_per_token == 4.0
+    for _ in range(300):
+        ratio.observe(6000, 2000)
+    assert ratio.bytes_per_token == pytest.approx(3.0, rel=0.01)
+
+
+def test_the_token_ratio_weighs_by_size() -> None:
+    """A ratio of sums: a short prompt with its fixed template tokens counts for little."""
+    ratio = TokenRatio()
+    for _ in range(200):
+        ratio.observe(40_000, 10_000)
+        ratio.observe(10, 10)
+    assert ratio.bytes_per_token == pytest.approx(4.0, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("prompt_bytes", "prompt_tokens"),
+    [(0, 0), (0, 500), (500, 0), (100, 1000), (40_000, 1000)],
+    ids=["nothing", "no text", "no tokens", "an image", "more text than tokens can hold"],
+)
+def test_what_is_not_plain_text_teaches_no_ratio(prompt_bytes: int, prompt_tokens: int) -> None:
+    ratio = TokenRatio()
+    ratio.observe(prompt_bytes, prompt_tokens)
+    assert ratio.bytes_per_token == 4.0
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**7), st.integers(0, 10**7)), max_size=50))
+def test_the_token_ratio_stays_that_of_text(measured: list[tuple[int, int]]) -> None:
+    ratio = TokenRatio()
+    for prompt_bytes, prompt_tokens in measured:
+        ratio.observe(prompt_bytes, prompt_tokens)
+    assert 0.5 <= ratio.bytes_per_token <= 32.0

@@ -1,0 +1,130 @@
+"""After the first byte a failure is an error frame, and the stream ends without [DONE]."""
+
+import asyncio
+import json
+
+import pytest
+from fake_engine import DONE, Request, chunked_head, fake_engine, frame, held_stream, http_chunk, response, stream
+from gateways import chat, gateway_over, nothing_is_booked, openai_error, outcomes, post, until
+
+ERROR = b'data: {"error":{"message":"EngineCore died","type":"InternalServerError","param":null,"code":500}}\n\n'
+
+
+def last_error(content: bytes) -> dict[str, object]:
+    """The error of the last frame; there must be no [DONE]."""
+    assert b"[DONE]" not in content
+    assert content.endswith(b"\n\n")
+    last = content.removesuffix(b"\n\n").rpartition(b"\n\n")[2]
+    data = next(line for line in last.split(b"\n") if line.startswith(b"data: "))
+    error: dict[str, object] = json.loads(data.removeprefix(b"data: "))["error"]
+    return error
+
+
+@pytest.mark.parametrize("asks_for_usage", [False, True])
+async def test_an_engine_that_breaks_off(asks_for_usage: bool) -> None:
+    options = {"stream_options": {"include_usage": True}} if asks_for_usage else {}
+    async with fake_engine(stream(frame("one"), complete=False)) as a, fake_engine() as b:
+        async with gateway_over(a.url, b.url) as run:
+            answer = await post(run, chat(stream=True, **options), headers={"x-prefixgate-replica": "p-0"})
+            assert outcomes(run) == {"engine_failed": 1}
+            assert nothing_is_booked(run)
+    assert answer.status_code == 200
+    assert answer.content.startswith(frame("one"))
+    assert last_error(answer.content)["type"] == "bad_gateway"
+    assert not b.requests
+
+
+@pytest.mark.parametrize("asks_for_usage", [False, True])
+async def test_an_engine_that_breaks_off_within_a_frame(asks_for_usage: bool) -> None:
+    options = {"stream_options": {"include_usage": True}} if asks_for_usage else {}
+    answers = stream(frame("one"), frame("two")[:20], complete=False)
+    async with fake_engine(answers) as engine, gateway_over(engine.url) as run:
+        answer = await post(run, chat(stream=True, **options))
+    assert last_error(answer.content)["type"] == "bad_gateway"
+
+
+async def test_a_stream_that_ends_without_done() -> None:
+    async with fake_engine(stream(frame("one"))) as engine, gateway_over(engine.url) as run:
+        answer = await post(run, chat(stream=True))
+        assert outcomes(run) == {"engine_failed": 1}
+    assert answer.content.startswith(frame("one"))
+    assert "before it was complete" in str(last_error(answer.content)["message"])
+
+
+async def test_garbage_in_the_middle() -> None:
+    async def answer_(_request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(chunked_head() + http_chunk(frame("one")) + b"zz\r\n")
+
+    async with fake_engine(answer_) as engine, gateway_over(engine.url) as run:
+        answer = await post(run, chat(stream=True))
+        assert outcomes(run) == {"engine_failed": 1}
+    assert answer.content.startswith(frame("one"))
+    assert "not HTTP" in str(last_error(answer.content)["message"])
+
+
+@pytest.mark.parametrize("asks_for_usage", [False, True])
+@pytest.mark.parametrize(
+    "rest", [(ERROR, DONE), (ERROR + DONE,), (ERROR,), (ERROR + b"data: [DO", b"NE]\n\n"), (ERROR[:30], ERROR[30:] + DONE)]
+)
+async def test_the_engines_own_error_frame_passes(rest: tuple[bytes, ...], asks_for_usage: bool) -> None:
+    options = {"stream_options": {"include_usage": True}} if asks_for_usage else {}
+    async with fake_engine(stream(frame("one"), *rest)) as engine, gateway_over(engine.url) as run:
+        answer = await post(run, chat(stream=True, **options))
+        assert outcomes(run) == {"engine_failed": 1}
+        assert nothing_is_booked(run)
+    assert answer.content == frame("one") + ERROR
+
+
+async def test_done_with_other_line_ends_does_not_follow_an_error_either() -> None:
+    ends = [piece.replace(b"\n", b"\r\n") for piece in (frame("one"), ERROR + DONE)]
+    async with fake_engine(stream(*ends)) as engine, gateway_over(engine.url) as run:
+        answer = await post(run, chat(stream=True))
+    assert answer.content == (frame("one") + ERROR).replace(b"\n", b"\r\n")
+
+
+async def test_anthropic_clients_get_an_error_event() -> None:
+    start = b'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":3}}}\n\n'
+    delta = b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"text":"x"}}\n\n'
+    async with fake_engine(stream(start, delta, complete=False)) as engine, gateway_over(engine.url) as run:
+        answer = await post(run, chat(stream=True, max_tokens=9), "/v1/messages")
+    assert answer.content.startswith(start + delta)
+    event, data = answer.content.removeprefix(start + delta).removesuffix(b"\n\n").split(b"\n")
+    assert event == b"event: error"
+    assert json.loads(data.removeprefix(b"data: "))["type"] == "error"
+
+
+async def test_a_failed_responses_stream() -> None:
+    begin = b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","delta":"x"}\n\n'
+    failed = b'event: response.failed\ndata: {"type":"response.failed","response":{"error":{"message":"died"}}}\n\n'
+    async with fake_engine(stream(begin, failed)) as engine, gateway_over(engine.url) as run:
+        answer = await post(run, {"model": "m", "input": "x", "stream": True}, "/v1/responses")
+        assert outcomes(run) == {"engine_failed": 1}
+    assert answer.content == begin + failed
+
+
+async def test_an_engine_that_stops_in_the_middle_of_a_stream() -> None:
+    answers = held_stream(asyncio.Event(), frame("one"))
+    async with fake_engine(answers) as engine, gateway_over(engine.url, timeouts={"idle_s": 0.2}) as run:
+        answer = await post(run, chat(stream=True))
+        await engine.left.wait()
+        assert outcomes(run) == {"timed_out": 1}
+        assert nothing_is_booked(run)
+    assert answer.content.startswith(frame("one"))
+    assert last_error(answer.content)["type"] == "timeout_error"
+
+
+@pytest.mark.parametrize("delimited", [True, False])
+async def test_an_engine_that_stops_in_the_middle_of_a_plain_answer(delimited: bool) -> None:
+    whole = response(b'{"a":1}')
+    begun = whole[:-3] if delimited else b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{}"
+
+    async def answer_(_request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(begun)
+        await asyncio.sleep(3600)
+
+    async with fake_engine(answer_) as engine, gateway_over(engine.url, timeouts={"idle_s": 0.2}) as run:
+        answer = await post(run, chat())
+        await until(engine.left.is_set)
+        assert outcomes(run) == {"timed_out": 1}
+    assert answer.status_code == 504
+    assert openai_error(answer)["type"] == "timeout_error"

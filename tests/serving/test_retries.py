@@ -1,0 +1,253 @@
+"""Until the client has a byte, another replica takes over; what is nobody else's to solve is told at once."""
+
+import json
+import socket
+
+import pytest
+from fake_engine import (
+    COMPLETION,
+    DONE,
+    Answer,
+    chunked_head,
+    fake_engine,
+    frame,
+    http_chunk,
+    raw,
+    reset,
+    response,
+    silence,
+    stream,
+    whole,
+)
+from gateways import (
+    admin,
+    chat,
+    gateway_of,
+    gateway_over,
+    nothing_is_booked,
+    openai_error,
+    outcomes,
+    post,
+    retries,
+)
+
+VLLM_503 = b'{"error":{"message":"The server is busy","type":"Service Unavailable","param":null,"code":503}}'
+VLLM_500 = b'{"error":{"message":"EngineCore died","type":"InternalServerError","param":null,"code":500}}'
+SGLANG_503 = b'{"object":"error","message":"The request queue is full.","type":"503","param":null,"code":503}'
+RATE_LIMIT = b'{"error":{"message":"slow down","type":"rate_limit","param":null,"code":429}}'
+SGLANG_FRAME = b'data: {"error":{"object":"error","message":"The request queue is full.","type":"503","code":503}}\n\n'
+ABORTED = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": "abort"}
+ABORTED_FRAME = b"data: " + json.dumps({"id": "c", "choices": [ABORTED]}).encode() + b"\n\n"
+
+FAILURES: dict[str, tuple[Answer, int]] = {
+    "reset before the head": (reset(), 502),
+    "end before the head": (raw(b""), 502),
+    "part of the head": (raw(b"HTTP/1.1 200 OK\r\ncontent-ty"), 502),
+    "500": (whole(VLLM_500, 500), 500),
+    "500 that is not JSON": (whole(b"<html>Internal Server Error", 500, "text/html"), 500),
+    "502 of a proxy": (whole(b"", 502), 502),
+    "vLLM's 503": (whole(VLLM_503, 503), 503),
+    "SGLang's 503": (whole(SGLANG_503, 503), 503),
+    "429": (whole(RATE_LIMIT, 429), 429),
+    "not HTTP": (raw(b"SSH-2.0-OpenSSH_9.6\r\n"), 502),
+    "a protocol upgrade": (raw(b"HTTP/1.1 101 X\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"), 502),
+    "a redirection": (whole(b"", 307, extra="location: http://127.0.0.1:9/\r\n"), 502),
+    "a body that is not JSON": (whole(b"<html>hello</html>", 200, "text/html"), 502),
+    "a body that is not an object": (whole(b"[1]"), 502),
+    "a body that breaks off": (raw(response(COMPLETION)[:-5]), 502),
+    "an error whose body breaks off": (raw(response(VLLM_503, 503)[:-5]), 502),
+    "chunks that break off": (raw(chunked_head("application/json") + http_chunk(COMPLETION)), 502),
+    "chunks that are none": (raw(chunked_head("application/json") + b"zz\r\n" + COMPLETION), 502),
+}
+STREAM_FAILURES: dict[str, tuple[Answer, int]] = {
+    "an error frame at once": (stream(SGLANG_FRAME, DONE), 503),
+    "an abort at once": (stream(ABORTED_FRAME, DONE), 503),
+    "no frame": (stream(), 502),
+    "an end before the first frame": (stream(complete=False), 502),
+    "an end in the first frame": (stream(frame("one")[:9], complete=False), 502),
+    "503 instead": (whole(SGLANG_503, 503), 503),
+    "a page instead": (whole(b"<html>", 200, "text/html"), 502),
+}
+CASES = [pytest.param(False, *case, id=name) for name, case in FAILURES.items()] + [
+    pytest.param(True, *case, id=f"stream: {name}") for name, case in STREAM_FAILURES.items()
+]
+
+
+@pytest.mark.parametrize(("streams", "failing", "status"), CASES)
+async def test_another_replica_answers_and_without_one_the_client_is_told(
+    streams: bool, failing: Answer, status: int
+) -> None:
+    sound = stream(frame("fine"), DONE) if streams else whole()
+    async with fake_engine(failing) as first, fake_engine(sound) as second:
+        pools = [
+            {"name": "both", "engine": "sglang", "replicas": [first.url, second.url], "model": "m"},
+            {"name": "alone", "engine": "vllm", "replicas": [first.url + "/"], "model": "lonely"},
+        ]
+        pools[1]["replicas"] = [f"http://localhost:{first.port}"]
+        async with gateway_of(pools, routing={"policy": "round-robin"}) as run:
+            saved = [await post(run, chat(stream=streams)) for _ in range(2)]
+            assert len(first.requests) >= 1
+            for answer in saved:
+                assert answer.status_code == 200
+                assert answer.content == (frame("fine") + DONE if streams else COMPLETION)
+                assert answer.headers["x-prefixgate-replica"] == "both-1"
+            assert retries(run) == len(first.requests)
+            assert outcomes(run) == {"completed": 2}
+
+            told = await post(run, chat(stream=streams, model="lonely"))
+            assert told.status_code == status
+            error = openai_error(told)
+            assert ("retry-after" in told.headers) == (status in (429, 503))
+            assert told.headers["x-prefixgate-replica"] == "alone-0"
+            assert error["type"] not in ("503", "")
+            ended = "engine_rejected" if status in (429, 503) else "engine_failed"
+            assert outcomes(run) == {"completed": 2, ended: 1}
+            assert nothing_is_booked(run)
+            page = run.gateway.snapshot().series
+            assert {series.replica for series in page} == {"both-0", "both-1", "alone-0"}
+
+
+async def test_a_replica_that_refuses_connections_is_left_out_from_then_on() -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        async with fake_engine() as gone, fake_engine() as sound:
+            polling = {"interval_s": 60}
+            urls = (gone.url, sound.url)
+            async with gateway_over(*urls, routing={"policy": "round-robin"}, polling=polling) as run:
+                dead = f"http://127.0.0.1:{reserved.getsockname()[1]}"
+                backends = run.gateway.backends
+                backends["p-0"] = type(backends["p-0"])(**{**_fields(backends["p-0"]), "url": dead})
+                answers = [await post(run, chat()) for _ in range(4)]
+                assert [answer.headers["x-prefixgate-replica"] for answer in answers] == ["p-1"] * 4
+                assert retries(run) == 1
+                [down] = [view for view in run.gateway.snapshot().replicas if view.name == "p-0"]
+                assert down.state == "down"
+                assert "no connection" in down.reason
+                alone = await post(run, chat(), headers={"x-prefixgate-replica": "p-0"})
+                assert alone.status_code == 503
+                assert "no connection" in openai_error(alone)["message"]
+                assert alone.headers["retry-after"] == "2"
+
+
+def _fields(backend: object) -> dict[str, object]:
+    return {name: getattr(backend, name) for name in type(backend).__struct_fields__}  # type: ignore[attr-defined]
+
+
+async def test_no_more_replicas_are_tried_than_allowed() -> None:
+    async with fake_engine(whole(VLLM_500, 500)) as a, fake_engine(whole(VLLM_500, 500)) as b, fake_engine(reset()) as c:
+        for most, expected in ((1, 1), (2, 2), (9, 3)):
+            for engine in (a, b, c):
+                engine.requests.clear()
+            async with gateway_over(a.url, b.url, c.url, routing={"max_attempts": most}) as run:
+                answer = await post(run, chat())
+                tried = [engine for engine in (a, b, c) if engine.requests]
+                assert sum(len(engine.requests) for engine in (a, b, c)) == len(tried) == expected
+                assert answer.status_code in (500, 502)
+                openai_error(answer)
+                assert retries(run) == expected - 1
+                assert outcomes(run) == {"engine_failed": 1}
+                assert nothing_is_booked(run)
+
+
+async def test_the_retries_show_in_the_metrics() -> None:
+    async with fake_engine(reset()) as broken, fake_engine() as sound:
+        async with gateway_over(broken.url, sound.url, routing={"policy": "round-robin"}) as run:
+            for _ in range(2):
+                await post(run, chat())
+            async with admin(run) as http:
+                page = (await http.get("/metrics")).text
+    assert f'prefixgate_retries_total{{model="m",pool="p",replica="p-0"}} {len(broken.requests)}.0' in page
+    assert broken.requests
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, b'{"error":{"message":"max_tokens is too large","type":"BadRequestError","param":"max_tokens","code":400}} '),
+        (404, b'{"error":{"message":"The model `m` does not exist.","type":"NotFoundError","param":"model","code":404}}'),
+        (422, b'{"error":{"message":"no","type":"UnprocessableEntityError","param":null,"code":422},"extra":1.0}'),
+    ],
+)
+@pytest.mark.parametrize("streams", [False, True])
+async def test_vllms_refusal_passes_as_it_is_and_is_not_tried_again(streams: bool, status: int, body: bytes) -> None:
+    async with fake_engine(whole(body, status)) as a, fake_engine(whole(body, status)) as b:
+        async with gateway_over(a.url, b.url) as run:
+            answer = await post(run, chat(stream=streams))
+            assert outcomes(run) == {"engine_rejected": 1}
+    assert (answer.status_code, answer.content) == (status, body)
+    assert answer.headers["x-prefixgate-replica"] in ("p-0", "p-1")
+    assert len(a.requests) + len(b.requests) == 1
+
+
+async def test_sglangs_flat_refusal_becomes_openais() -> None:
+    flat = b'{"object":"error","message":"too long","type":"BadRequestError","param":"messages","code":400}'
+    async with fake_engine(whole(flat, 400)) as a, fake_engine(whole(flat, 400)) as b:
+        async with gateway_over(a.url, b.url, engine="sglang") as run:
+            answer = await post(run, chat())
+    assert answer.status_code == 400
+    expected = {"message": "too long", "type": "BadRequestError", "param": "messages", "code": 400}
+    assert openai_error(answer) == expected
+    assert len(a.requests) + len(b.requests) == 1
+
+
+async def test_sglangs_flat_404_keeps_its_message() -> None:
+    flat = b'{"object":"error","message":"Response with id \'r\' not found.","type":"NotFound","param":null,"code":404}'
+    async with fake_engine(whole(flat, 404)) as engine, gateway_over(engine.url, engine="sglang") as run:
+        answer = await post(run, {"model": "m", "input": "x"}, "/v1/responses")
+    assert answer.status_code == 404
+    assert openai_error(answer)["message"] == "Response with id 'r' not found."
+
+
+@pytest.mark.parametrize("body", [b'{"error":"Unauthorized"}', b'{"error":{"message":"no key","type":"x"}}', b""])
+@pytest.mark.parametrize("status", [401, 403])
+async def test_an_engine_that_wants_a_key_is_the_gateways_fault(status: int, body: bytes) -> None:
+    async with fake_engine(whole(body, status)) as engine, gateway_over(engine.url) as run:
+        answer = await post(run, chat())
+    assert answer.status_code == 502
+    assert "api_key_env" in openai_error(answer)["message"]
+
+
+async def test_an_error_page_without_end_is_not_read_to_its_end() -> None:
+    async with fake_engine(whole(b"x" * 2_000_000, 400)) as engine, gateway_over(engine.url) as run:
+        answer = await post(run, chat())
+    assert answer.status_code == 502
+    assert "longer than" in openai_error(answer)["message"]
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_an_engine_that_begins_no_answer_is_not_waited_for_and_nobody_else_is_asked(streams: bool) -> None:
+    async with fake_engine(silence()) as a, fake_engine(silence()) as b:
+        async with gateway_over(a.url, b.url, timeouts={"first_byte_s": 0.2}) as run:
+            answer = await post(run, chat(stream=streams))
+            await (a if a.requests else b).left.wait()
+            assert outcomes(run) == {"timed_out": 1}
+            assert nothing_is_booked(run)
+    assert answer.status_code == 504
+    assert openai_error(answer)["type"] == "timeout_error"
+    assert len(a.requests) + len(b.requests) == 1
+
+
+async def test_a_kept_connection_is_no_reason_to_wait_twice() -> None:
+    async with fake_engine() as engine, gateway_over(engine.url, timeouts={"first_byte_s": 0.2}) as run:
+        await post(run, chat())
+        engine.answer = silence()
+        answer = await post(run, chat())
+    assert answer.status_code == 504
+    assert len(engine.requests) == 2
+
+
+async def test_no_connection_within_the_limit() -> None:
+    # A listener whose queue of one is full takes no further connection, and refuses none.
+    with socket.socket() as busy, socket.socket() as one, socket.socket() as two:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen(0)
+        one.connect(busy.getsockname())
+        two.setblocking(False)
+        two.connect_ex(busy.getsockname())
+        async with fake_engine() as engine, gateway_over(engine.url, timeouts={"connect_s": 0.2}) as run:
+            backends = run.gateway.backends
+            url = f"http://127.0.0.1:{busy.getsockname()[1]}"
+            backends["p-0"] = type(backends["p-0"])(**{**_fields(backends["p-0"]), "url": url})
+            answer = await post(run, chat())
+    assert answer.status_code == 502
+    assert "no connection within 0.2 s" in openai_error(answer)["message"]
