@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
 
 from gateway.cli.usage import Commands, add_fleet_options, command, config_of
 from gateway.config import Config
@@ -32,7 +31,7 @@ def add_parser(commands: Commands) -> None:
         "prefixgate check --config gateway.toml",
     )
     add_fleet_options(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -60,42 +59,37 @@ async def _probe(config: Config) -> tuple[Snapshot, dict[str, list[str]]]:
 
 
 def _print(config: Config, findings: list[Finding], usable: bool) -> None:
-    console = Console()
-    table = Table(title="replicas")
-    for column in (
-        "replica",
-        "state",
-        "engine",
-        "models",
-        "KV tokens",
-        "block",
-        "chunk wished / runs",
-        "running",
-        "waiting",
-    ):
-        table.add_column(column)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     for finding in findings:
         replica = finding.replica
-        report, description = replica.report, replica.description
-        table.add_row(
-            f"{replica.name}\n{replica.url}",
-            replica.state if not replica.reason else f"{replica.state}: {replica.reason}",
-            description.version or "?",
-            "\n".join(replica.models) or "?",
-            _shown(report.kv_capacity_tokens or description.kv_capacity_tokens),
-            _shown(report.block_tokens or description.block_tokens),
-            f"{_shown(replica.prefill_desired.chunk_tokens)} / {_shown(replica.prefill_actual.chunk_tokens)}",
-            _shown(report.running_requests),
-            _shown(report.waiting_requests),
-        )
-    console.print(table)
-    for finding in findings:
+        state = replica.state if not replica.reason else f"{replica.state}: {replica.reason}"
+        console.print(f"{replica.name}  {replica.url}  ", end="")
+        console.print(state, style="green" if replica.state == "up" else "bold red")
+        if replica.state == "up":
+            console.print(f"  {_reported(replica)}")
         for warning in finding.warnings:
-            console.print(f"warning: {finding.replica.name}: {warning}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"  warning: {warning}", style="yellow")
     for notice in config.notices():
-        console.print(f"note: {notice}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"note: {notice}")
     if not usable:
-        console.print("not usable: a pool has no replica that answers", markup=False, highlight=False)
+        console.print("not usable: a pool has no replica that answers", style="bold red")
+
+
+def _reported(replica: ReplicaView) -> str:
+    """What the engine says of itself, on one line."""
+    report, description = replica.report, replica.description
+    runs, wished = replica.prefill_actual.chunk_tokens, replica.prefill_desired.chunk_tokens
+    return ", ".join(
+        (
+            f"version {description.version or '?'}",
+            f"models {' '.join(replica.models) or '?'}",
+            f"{_shown(report.kv_capacity_tokens or description.kv_capacity_tokens)} tokens of KV cache",
+            f"block {_shown(report.block_tokens or description.block_tokens)}",
+            f"chunk {_shown(runs)} (wished {_shown(wished)})",
+            f"{_shown(report.running_requests)} running",
+            f"{_shown(report.waiting_requests)} waiting",
+        )
+    )
 
 
 def _shown(value: int | None) -> str:

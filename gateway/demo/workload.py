@@ -70,7 +70,7 @@ def _text(rng: Random, tokens: int) -> str:
     length = tokens * BYTES_PER_TOKEN
     words = []
     size = 0
-    while size < length:
+    while size <= length:
         word = "".join(rng.choices(_LETTERS, k=rng.randint(2, 9)))
         words.append(word)
         size += len(word) + 1

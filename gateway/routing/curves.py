@@ -11,7 +11,7 @@ _FORGET: Final = 0.98
 _PRIOR_TOKENS: Final = (0.0, 8192.0)
 _SURPRISE: Final = 2.0
 _LEAST_MS: Final = 0.1
-_ENOUGH: Final = 8
+_ENOUGH: Final = 16
 _TEXT_RATIO: Final = (0.5, 32.0)
 
 
@@ -24,9 +24,13 @@ class PrefillCurve:
     """
 
     def __init__(self, base_ms: float = PRIOR_BASE_MS, ms_per_token: float = PRIOR_MS_PER_TOKEN) -> None:
+        self.observations = 0
+        self.start_from(base_ms, ms_per_token)
+
+    def start_from(self, base_ms: float, ms_per_token: float) -> None:
+        """Take this line as the prior, in place of all that was learned."""
         self.base_ms = base_ms
         self.ms_per_token = ms_per_token
-        self.observations = 0
         self._sums = [0.0] * 5  # of w, w·u, w·u², w·y, w·u·y
         for tokens in _PRIOR_TOKENS:
             expected = base_ms + ms_per_token * tokens

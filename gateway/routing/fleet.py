@@ -108,7 +108,15 @@ class Replica:
         self._prefilling_ms += booking.prefill_ms
 
     def learn(self, uncached_tokens: int, measured_ms: float) -> None:
-        """One measured prefill, for its own curve and those that others borrow."""
+        """One measured prefill, for its own curve and those that others borrow.
+
+        A curve starts from what it borrowed until then: from the prior, a newcomer to a pool faster than that
+        would seem the slower one, get no traffic and so never be seen to be as fast.
+        """
+        own, of_pool, of_fleet = self.curves
+        for curve, broader in ((of_pool, of_fleet), (own, of_pool)):
+            if curve.observations == 0:
+                curve.start_from(broader.base_ms, broader.ms_per_token)
         for curve in self.curves:
             curve.observe(uncached_tokens, measured_ms)
 

@@ -83,7 +83,7 @@ class EngineResponse:
 
     async def read(self) -> bytes:
         """The next bytes of the body as they came, b"" at its end. Raises EngineGoneError."""
-        chunk = await self._connection.read()
+        chunk = b"" if self._closed else await self._connection.read()
         if not chunk:
             self.close()
         return chunk

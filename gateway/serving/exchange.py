@@ -9,7 +9,7 @@ from typing import Final
 from engines.reports import EngineError
 from gateway.errors import GatewayError, Origin
 from gateway.routing.chain import PrefixChain, chain
-from gateway.routing.decision import Candidate, Rejection, RejectionReason, RouteRequest
+from gateway.routing.decision import Candidate, Decision, Rejection, RejectionReason, RouteRequest
 from gateway.routing.facts import Outcome, Refused, ReplicaDown, ResponseStored
 from gateway.serving import headers as header_rules
 from gateway.serving.attempt import Attempt
@@ -83,31 +83,38 @@ class Exchange:
     async def _serve(self, request: InferenceRequest, links: PrefixChain, body: bytes, received_at: float) -> None:
         """Try replicas until one answers, a refusal is final, or none is left."""
         tried: list[str] = []
-        failure: AttemptLostError | None = None
+        route_at = self._gateway.clock()
+        answer = self._gateway.router.route(self._route_request(request, links, tried), route_at)
+        if isinstance(answer, Rejection):
+            await self._rejected(answer, request)
+            return
         while True:
-            route_at = self._gateway.clock()
-            answer = self._gateway.router.route(self._route_request(request, links, tried), route_at)
-            if isinstance(answer, Rejection):
-                await self._rejected(answer, request, failure)
-                return
             attempt = Attempt(answer, self._gateway.observe, self._gateway.clock)
             now = self._gateway.clock()
             attempt.dispatched(now - route_at, now - (route_at if tried else received_at))
             tried.append(answer.chosen.replica)
             try:
                 await self._attempt(attempt, request, body)
-            except AttemptLostError as error:
-                failure = error
-                if not error.error.retryable or len(tried) >= self._gateway.config.routing.max_attempts:
-                    attempt.finish(_outcome(error))
-                    await self._send_failure(error, answer.chosen)
+                return
+            except AttemptLostError as failure:
+                route_at = self._gateway.clock()
+                following = self._reroute(failure, self._route_request(request, links, tried), route_at)
+                if following is None:
+                    attempt.finish(_outcome(failure))
+                    await self._send_failure(failure, answer.chosen)
                     return
                 attempt.lose()
-            else:
-                return
+                answer = following
             finally:
                 # Reached with the attempt still open only by cancellation or a bug of ours.
                 attempt.finish(Outcome.CLIENT_GONE if self._client.gone else Outcome.REJECTED)
+
+    def _reroute(self, failure: AttemptLostError, request: RouteRequest, now: float) -> Decision | None:
+        """Where a failed request goes next; None when its failure is final or nobody is left."""
+        if not failure.error.retryable or len(request.tried) >= self._gateway.config.routing.max_attempts:
+            return None
+        answer = self._gateway.router.route(request, now)
+        return answer if isinstance(answer, Decision) else None
 
     def _route_request(self, request: InferenceRequest, links: PrefixChain, tried: list[str]) -> RouteRequest:
         text = header_rules.first_text
@@ -173,9 +180,10 @@ class Exchange:
         if broken is None:
             attempt.finish(Outcome.COMPLETED, watcher.usage, watcher.content_frames)
         else:
-            attempt.finish(Outcome.ENGINE_FAILED, watcher.usage, watcher.content_frames)
+            outcome = Outcome.TIMED_OUT if broken.timed_out else Outcome.ENGINE_FAILED
+            attempt.finish(outcome, watcher.usage, watcher.content_frames)
             if watcher.error is None:  # else the engine's own error frame has been passed on
-                await self._client.write(self._error_frame(broken))
+                await self._client.write(self._error_frame(broken.error))
         await self._client.end()
 
     def _stored(self, backend: Backend, response_id: str | None) -> None:
@@ -186,11 +194,7 @@ class Exchange:
         frame = GatewayError(error.message, status=error.status, origin=Origin.ENGINE, type=error.type).sse_frame()
         return b"event: error\n" + frame if self._endpoint is Endpoint.MESSAGES else frame
 
-    async def _rejected(self, answer: Rejection, request: InferenceRequest, failure: AttemptLostError | None) -> None:
-        if failure is not None:  # the last failed attempt says more than "all were tried"
-            self._gateway.observe(Refused(self._gateway.clock(), request.model or "", Outcome.ENGINE_FAILED))
-            await self._send_failure(failure, None)
-            return
+    async def _rejected(self, answer: Rejection, request: InferenceRequest) -> None:
         status = REJECTION_STATUS[answer.reason]
         error = GatewayError(
             answer.message,
@@ -206,19 +210,15 @@ class Exchange:
         known = answer.reason is not RejectionReason.MODEL_NOT_FOUND  # an unknown name must not become a label
         await self.refuse(error, (request.model or "") if known else "")
 
-    async def _send_failure(self, failure: AttemptLostError, chosen: Candidate | None) -> None:
-        raw = passable(failure)
-        if raw is None:
-            pool = chosen.pool if chosen is not None else "the model"
-            await self._send_error(client_error(failure, self._endpoint, pool), chosen)
-        else:
-            await self._send_body(failure.error.status, raw, chosen, [])
+    async def _send_failure(self, failure: AttemptLostError, chosen: Candidate) -> None:
+        await self._send_error(client_error(failure, self._endpoint, chosen.pool), chosen, passable(failure))
 
-    async def _send_error(self, error: GatewayError, chosen: Candidate | None) -> None:
+    async def _send_error(self, error: GatewayError, chosen: Candidate | None, body: bytes | None = None) -> None:
+        """Send an error, in the engine's own words where they are given."""
         extra: HeaderList = []
         if error.retry_after_s is not None:
             extra.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s))))
-        await self._send_body(error.status, error.body(), chosen, extra)
+        await self._send_body(error.status, body or error.body(), chosen, extra)
 
     async def _send_body(self, status: int, body: bytes, chosen: Candidate | None, extra: HeaderList) -> None:
         headers = header_rules.for_client([(b"content-type", b"application/json")], self.request_id, chosen)

@@ -13,7 +13,7 @@ from engines.reports import EngineCall
 from gateway.config import Config
 from gateway.routing.facts import Fact
 from gateway.routing.router import Router
-from gateway.routing.snapshot import Snapshot
+from gateway.routing.snapshot import ReplicaView, Snapshot
 from gateway.serving.engine_client import EngineClient, EngineGoneError, TimeLimits
 from gateway.serving.headers import HeaderList
 
@@ -47,6 +47,7 @@ class Gateway:
         limits = config.timeouts
         self.engines = EngineClient(TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s))
         self.backends = {backend.name: backend for backend in _backends(config)}
+        self.models = {pool.name: pool.model for pool in config.pools}
         self.live_ids: set[str] = set()
         self.closing = False
         self._background: set[asyncio.Task[None]] = set()
@@ -60,14 +61,17 @@ class Gateway:
         return self.router.snapshot(self.clock())
 
     def warnings(self) -> dict[str, list[str]]:
-        """By replica: what is missing or differs from the configuration, and what to do about it."""
-        return {
-            replica.name: list(
-                self.backends[replica.name].dialect.warnings(replica.description, replica.prefill_desired)
-            )
-            for replica in self.snapshot().replicas
-            if replica.state == "up"
-        }
+        """By replica that is up: what is missing or differs from the configuration, and what to do about it."""
+        return {replica.name: self._warnings(replica) for replica in self.snapshot().replicas if replica.state == "up"}
+
+    def _warnings(self, replica: ReplicaView) -> list[str]:
+        backend = self.backends[replica.name]
+        warnings = list(backend.dialect.warnings(replica.description, replica.prefill_desired))
+        model = self.models[replica.pool]
+        if model is not None and replica.models and model not in replica.models:
+            served = ", ".join(replica.models)
+            warnings.append(f"it serves {served}, not {model}: restart it with --served-model-name {model}")
+        return warnings
 
     def abort(self, backend: Backend, request_id: str) -> None:
         """Tell an engine to stop a request for which closing the connection is not enough, without waiting.

@@ -1,5 +1,6 @@
 """An engine's answer on its way to the client: whole bodies, streams, and errors; does I/O."""
 
+import re
 from typing import Final, Protocol
 
 import msgspec
@@ -17,6 +18,8 @@ from gateway.wire.stream import StreamWatcher
 MAX_ERROR_BYTES: Final = 1 << 20
 MAX_BODY_BYTES: Final = 256 << 20
 _FIRST_FRAME_BYTES: Final = 64 * 1024
+_FRAME_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
+_FRAME_END: Final = re.compile(b"|".join(_FRAME_ENDS))
 _RETRY_AFTER_S: Final = 1.0
 
 
@@ -37,7 +40,7 @@ class ClientSide(Protocol):
 
 
 class AttemptLostError(Exception):
-    """The engine failed or refused before the client was sent a byte."""
+    """The engine failed or refused; raised only while the client has not been sent a byte."""
 
     def __init__(self, error: EngineError, raw: bytes = b"", *, timed_out: bool = False) -> None:
         super().__init__(error.message)
@@ -80,46 +83,60 @@ async def relay_stream(
     attempt: Attempt,
     client: ClientSide,
     headers: HeaderList,
-) -> EngineError | None:
-    """Pass on a stream as it arrives; the error that broke it after its first byte, else None.
-
-    The first frame is looked at before it is sent: an overloaded SGLang says so in a stream of status 200.
-    """
-    held = b""
-    told = False
+) -> AttemptLostError | None:
+    """Pass on a stream as it arrives; what broke it after its first byte, else None."""
+    out = last = await _first_frame(response, watcher, dialect)
+    told = watcher.first_token
+    if told:
+        attempt.first_token()
+    await client.start(response.status, headers)
+    await client.write(out)
     try:
         while chunk := await response.read():
             out = watcher.feed(chunk)
             if watcher.first_token and not told:
                 attempt.first_token()
                 told = True
-            if not client.started:
-                held += out
-                _refuse_bad_start(watcher, dialect)
-                if not _whole_frame(held):
-                    continue
-                await client.start(response.status, headers)
-                out, held = held, b""
             if watcher.error is not None:
-                await client.write(out.replace(b"data: [DONE]\n\n", b""))
-                return dialect.read_error(500, watcher.error)
+                await client.write(_through_error(out, watcher.error))
+                return AttemptLostError(dialect.read_error(500, watcher.error), watcher.error)
             if out:
                 await client.write(out)
-        out = held + watcher.finish()
+                last = out
     except EngineGoneError as error:
-        if not client.started:
-            raise
-        return lost(error).error
-    if not client.started:
+        broken = lost(error)
+    else:
+        if out := watcher.finish():
+            await client.write(out)
+            last = out
+        if watcher.done:
+            return None
+        broken = _cut_short("the engine ended the stream before it was complete")
+    if not last.endswith(_FRAME_ENDS):
+        await client.write(b"\n\n")  # what follows must not become part of a frame that broke off
+    return broken
+
+
+async def _first_frame(response: EngineResponse, watcher: StreamWatcher, dialect: Dialect) -> bytes:
+    """The beginning of a stream, looked at before it is sent: an overloaded SGLang says so with status 200.
+
+    Raises AttemptLostError for a stream that cannot be used, and EngineGoneError.
+    """
+    held = b""
+    while chunk := await response.read():
+        held += watcher.feed(chunk)
         _refuse_bad_start(watcher, dialect)
-        if not watcher.done and not watcher.first_token:
-            raise AttemptLostError(EngineError(502, "the engine sent no stream", "bad_gateway", retryable=True))
-        await client.start(response.status, headers)
-    if out:
-        await client.write(out)
-    return (
-        None if watcher.done else EngineError(502, "the engine ended the stream before it was complete", "bad_gateway")
-    )
+        if _whole_frame(held):
+            return held
+    held += watcher.finish()
+    _refuse_bad_start(watcher, dialect)
+    if not watcher.done and not watcher.first_token:
+        raise _cut_short("the engine sent no stream")
+    return held
+
+
+def _cut_short(message: str) -> AttemptLostError:
+    return AttemptLostError(EngineError(502, message, "bad_gateway", retryable=True))
 
 
 def _refuse_bad_start(watcher: StreamWatcher, dialect: Dialect) -> None:
@@ -131,7 +148,13 @@ def _refuse_bad_start(watcher: StreamWatcher, dialect: Dialect) -> None:
 
 
 def _whole_frame(held: bytes) -> bool:
-    return b"\n\n" in held or b"\r\n\r\n" in held or b"\r\r" in held or len(held) > _FIRST_FRAME_BYTES
+    return any(end in held for end in _FRAME_ENDS) or len(held) > _FIRST_FRAME_BYTES
+
+
+def _through_error(out: bytes, error: bytes) -> bytes:
+    """`out` to the end of its error frame: the [DONE] that engines send after it is not for the client."""
+    end = _FRAME_END.search(out, max(out.find(error), 0))
+    return out[: end.end()] if end else out
 
 
 def client_error(failure: AttemptLostError, endpoint: Endpoint, pool: str) -> GatewayError:
@@ -141,7 +164,7 @@ def client_error(failure: AttemptLostError, endpoint: Endpoint, pool: str) -> Ga
     if error.status in (401, 403):
         message = f"the engines of pool {pool} refuse the gateway's credentials: set api_key_env for that pool"
         return GatewayError(message, status=502, origin=Origin.GATEWAY, type="bad_gateway")
-    if error.status in (404, 405) and not _has_error_object(failure.raw):
+    if error.status in (404, 405) and not _has_cause(failure.raw):
         message = f"the engines of pool {pool} do not serve {endpoint}"
         return GatewayError(message, status=404, origin=Origin.CLIENT, code="endpoint_not_served")
     status = 503 if error.overloaded and error.status != 429 else error.status
@@ -158,17 +181,27 @@ def passable(failure: AttemptLostError) -> bytes | None:
     return failure.raw if about_request and _has_error_object(failure.raw) else None
 
 
-class _ErrorBody(msgspec.Struct):
+class _Cause(msgspec.Struct):
     message: str
 
 
-class _WithError(msgspec.Struct):
-    error: _ErrorBody
+class _Wrapped(msgspec.Struct):
+    error: _Cause
 
 
 def _has_error_object(raw: bytes) -> bool:
+    """Whether a body has OpenAI's shape."""
+    return _reads_as(raw, _Wrapped)
+
+
+def _has_cause(raw: bytes) -> bool:
+    """Whether a body is of the engine's own making, in OpenAI's shape or flat; a framework's says `detail`."""
+    return _reads_as(raw, _Wrapped) or _reads_as(raw, _Cause)
+
+
+def _reads_as(raw: bytes, shape: type[msgspec.Struct]) -> bool:
     try:
-        msgspec.json.decode(raw, type=_WithError)
-    except msgspec.DecodeError:
+        msgspec.json.decode(raw, type=shape)
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return False
     return True

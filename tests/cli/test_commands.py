@@ -50,12 +50,21 @@ def test_check_prints_what_replicas_report(config: Path, capsys: pytest.CaptureF
     assert not any("4096" in warning for warning in by_name["vllm-0"]["warnings"])
 
 
-def test_check_table(config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+def test_check_for_people(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["check", "--config", str(config)]) == 0
     shown = capsys.readouterr().out
     assert "vllm-0" in shown
-    assert "warning: sglang-0" in shown
+    assert "block 256" in shown
+    assert "warning: chunk is 4096" in shown
+
+
+def test_check_names_a_model_that_the_engine_does_not_serve(
+    engines: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "other.toml"
+    path.write_text(f'[[pools]]\nname = "p"\nengine = "vllm"\nmodel = "other"\nreplicas = ["{engines["vllm"]}"]\n')
+    assert run(["check", "--config", str(path)]) == 0
+    assert "--served-model-name other" in capsys.readouterr().out
 
 
 def test_check_says_when_a_pool_is_unusable(capsys: pytest.CaptureFixture[str]) -> None:

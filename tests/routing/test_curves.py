@@ -96,11 +96,19 @@ def test_it_follows_an_engine_that_changes_its_pace() -> None:
 @pytest.mark.parametrize("tokens", [1, 1000, 24_000])
 def test_requests_all_alike_teach_their_own_size(tokens: int) -> None:
     curve = PrefillCurve()
-    for _ in range(300):
+    for _ in range(600):
         curve.observe(tokens, 400.0)
-    assert curve.predict_ms(tokens) == pytest.approx(400.0, rel=0.06)
+    assert curve.predict_ms(tokens) == pytest.approx(400.0, rel=0.03)
     assert curve.base_ms > 0
     assert curve.ms_per_token > 0
+
+
+def test_a_curve_may_start_from_another_line() -> None:
+    curve = PrefillCurve()
+    curve.start_from(5.0, 0.02)
+    assert curve.predict_ms(1000) == 25.0
+    curve.observe(1000, 25.0)
+    assert curve.predict_ms(24_000) == pytest.approx(485.0)
 
 
 def test_longer_prompts_are_never_predicted_faster() -> None:
@@ -141,10 +149,10 @@ def experienced(times: int) -> PrefillCurve:
 
 
 def test_the_most_particular_curve_that_has_seen_enough_is_used() -> None:
-    own, of_pool, of_fleet = experienced(8), experienced(20), experienced(50)
+    own, of_pool, of_fleet = experienced(16), experienced(20), experienced(50)
     assert best_known((own, of_pool, of_fleet)) is own
-    assert best_known((experienced(7), of_pool, of_fleet)) is of_pool
-    assert best_known((experienced(0), experienced(7), of_fleet)) is of_fleet
+    assert best_known((experienced(15), of_pool, of_fleet)) is of_pool
+    assert best_known((experienced(0), experienced(15), of_fleet)) is of_fleet
     fresh = experienced(0)
     assert best_known((experienced(0), experienced(0), fresh)) is fresh
 

@@ -23,11 +23,14 @@ def last_error(content: bytes) -> dict[str, object]:
 @pytest.mark.parametrize("asks_for_usage", [False, True])
 async def test_an_engine_that_breaks_off(asks_for_usage: bool) -> None:
     options = {"stream_options": {"include_usage": True}} if asks_for_usage else {}
-    async with fake_engine(stream(frame("one"), complete=False)) as a, fake_engine() as b:
-        async with gateway_over(a.url, b.url) as run:
-            answer = await post(run, chat(stream=True, **options), headers={"x-prefixgate-replica": "p-0"})
-            assert outcomes(run) == {"engine_failed": 1}
-            assert nothing_is_booked(run)
+    async with (
+        fake_engine(stream(frame("one"), complete=False)) as a,
+        fake_engine() as b,
+        gateway_over(a.url, b.url) as run,
+    ):
+        answer = await post(run, chat(stream=True, **options), headers={"x-prefixgate-replica": "p-0"})
+        assert outcomes(run) == {"engine_failed": 1}
+        assert nothing_is_booked(run)
     assert answer.status_code == 200
     assert answer.content.startswith(frame("one"))
     assert last_error(answer.content)["type"] == "bad_gateway"
@@ -62,17 +65,25 @@ async def test_garbage_in_the_middle() -> None:
     assert "not HTTP" in str(last_error(answer.content)["message"])
 
 
-@pytest.mark.parametrize("asks_for_usage", [False, True])
-@pytest.mark.parametrize(
-    "rest", [(ERROR, DONE), (ERROR + DONE,), (ERROR,), (ERROR + b"data: [DO", b"NE]\n\n"), (ERROR[:30], ERROR[30:] + DONE)]
-)
-async def test_the_engines_own_error_frame_passes(rest: tuple[bytes, ...], asks_for_usage: bool) -> None:
-    options = {"stream_options": {"include_usage": True}} if asks_for_usage else {}
-    async with fake_engine(stream(frame("one"), *rest)) as engine, gateway_over(engine.url) as run:
-        answer = await post(run, chat(stream=True, **options))
-        assert outcomes(run) == {"engine_failed": 1}
+async def test_the_engines_own_error_frame_passes_and_no_done_follows() -> None:
+    cuts = (
+        (ERROR, DONE),
+        (ERROR + DONE,),
+        (ERROR,),
+        (ERROR + b"data: [DO", b"NE]\n\n"),
+        (ERROR[:30], ERROR[30:] + DONE),
+        (frame("two") + ERROR + DONE,),
+    )
+    async with fake_engine() as engine, gateway_over(engine.url) as run:
+        for asks_for_usage in (False, True):
+            options = {"stream_options": {"include_usage": True}} if asks_for_usage else {}
+            for cut in cuts:
+                engine.answer = stream(frame("one"), *cut)
+                answer = await post(run, chat(stream=True, **options))
+                between = frame("two") if frame("two") in cut[0] else b""
+                assert answer.content == frame("one") + between + ERROR, cut
+        assert outcomes(run) == {"engine_failed": 2 * len(cuts)}
         assert nothing_is_booked(run)
-    assert answer.content == frame("one") + ERROR
 
 
 async def test_done_with_other_line_ends_does_not_follow_an_error_either() -> None:

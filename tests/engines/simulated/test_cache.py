@@ -1,6 +1,5 @@
 """The block pool against what an engine promises: hits, references, room, order of eviction."""
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -133,11 +132,3 @@ def test_hashing_in_parts_is_hashing_at_once(block_tokens: int, raw: bytes) -> N
     for cut in range(len(whole)):
         parent = whole[cut - 1] if cut else b""
         assert hash_blocks(text, block_tokens, parent, first_block=cut) == whole[cut:]
-
-
-def test_nothing_is_taken_that_was_not_promised() -> None:
-    pool = BlockPool(1)
-    assert pool.admit([], 1)
-    pool.take(1)
-    with pytest.raises(KeyError):
-        pool.take(1)

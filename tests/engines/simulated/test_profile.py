@@ -1,5 +1,7 @@
 """The measured figures come out of the model, each within half a percent."""
 
+from itertools import pairwise
+
 import pytest
 
 from engines.simulated.model import EngineLimits, EngineModel, Job
@@ -41,7 +43,7 @@ def test_ttft_at_24k_is_the_measured_one(name: str, ttft_ms: float) -> None:
 @pytest.mark.parametrize("name", ["vllm-w4a8", "vllm-w4a16", "vllm-fp4", "sglang-fp4"])
 def test_each_further_8192_tokens_cost_547_ms(name: str) -> None:
     ladder = [measure_ttft_ms(name, chunks * K) for chunks in (1, 2, 3, 4)]
-    steps = [later - earlier for earlier, later in zip(ladder, ladder[1:], strict=False)]
+    steps = [later - earlier for earlier, later in pairwise(ladder)]
     assert steps == pytest.approx([547, 547, 547], rel=0.005)
 
 
@@ -66,7 +68,7 @@ def test_below_the_knee_the_curve_is_linear_from_its_floor(name: str, knee_ms: f
 @pytest.mark.parametrize("name", PROFILES)
 def test_longer_prompts_never_cost_less_and_never_jump(name: str) -> None:
     ladder = [measure_ttft_ms(name, tokens) for tokens in range(6 * 1024, 20 * 1024, 256)]
-    growth = [later - earlier for earlier, later in zip(ladder, ladder[1:], strict=False)]
+    growth = [later - earlier for earlier, later in pairwise(ladder)]
     assert min(growth) > 0
     assert max(growth) < 80  # ms for 256 tokens, also where a new chunk begins
 

@@ -255,13 +255,15 @@ def test_malformed_prompts_and_inputs_are_refused() -> None:
             read_responses(body, RULES)
 
 
+_KEYS = (
+    *("role", "content", "type", "text", "function", "name", "arguments"),
+    *("parameters", "input", "thinking", "effort", "tool_calls", "input_schema"),
+)
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(
-        ["role", "content", "type", "text", "function", "name", "arguments", "parameters", "input", "thinking", "effort"]
-    ), inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_KEYS), inner, max_size=4),
     max_leaves=12,
-)  # fmt: skip
+)
 _FIELDS = (
     *("messages", "tools", "tool_choice", "prompt", "input", "system", "stream_options", "reasoning", "thinking"),
     *("max_tokens", "n", "cache_salt", "chat_template_kwargs", "reasoning_effort", "instructions"),
