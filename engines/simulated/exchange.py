@@ -76,20 +76,19 @@ class Exchange:
         while not self.client_left:
             await self.ticket.progress()
             parts = self._new_frames(sent, ended)
-            if self.cut_after_tokens is not None and sum(sent) >= self.cut_after_tokens:
-                return  # without an end: the server closes the connection
-            over = self.ticket.is_over
+            cut = self.cut_after_tokens is not None and sum(sent) >= self.cut_after_tokens
+            over = self.ticket.is_over and not cut
             if over:
                 parts.append(self.writer.closing(self.choices))
                 self._note_done()
-            if self.client_left or not parts:
+            if self.client_left or not (parts or cut):
                 continue
             if not started:
                 await _start(send)
                 started = True
             await _body(send, b"".join(parts), more=not over)
-            if over:
-                return
+            if over or cut:
+                return  # after a cut without an end, so that the server closes the connection
 
     def _new_frames(self, sent: list[int], ended: list[bool]) -> list[bytes]:
         """Frames of all tokens that came since the last time; several of one wake-up go out in one write."""

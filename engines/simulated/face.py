@@ -1,17 +1,16 @@
 """The HTTP endpoints that both dialects share; what differs between them is left to the subclasses; does I/O."""
 
 import time
-import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from engines.simulated import tokens
+from engines.simulated.answers import json_response, read_body, said
 from engines.simulated.anthropic_frames import AnthropicFrames
 from engines.simulated.asks import (
     Api,
@@ -27,12 +26,12 @@ from engines.simulated.asks import (
 from engines.simulated.cache import root_of
 from engines.simulated.exchange import Exchange, Manners
 from engines.simulated.faults import Faults
-from engines.simulated.frames import Choice, FrameWriter, Terms, compact
-from engines.simulated.model import Job
-from engines.simulated.refusals import Refusal, RefusalKind, invalid_field
+from engines.simulated.frames import Choice, FrameWriter, Terms
+from engines.simulated.refusals import Refusal, invalid_field
 from engines.simulated.rendering import Message
 from engines.simulated.replies import Reply, Wish, plan_reply
 from engines.simulated.responses_frames import ResponsesFrames
+from engines.simulated.sequences import Job
 from engines.simulated.service import EngineService
 from engines.simulated.settings import SimulatorSettings
 
@@ -86,18 +85,18 @@ class Face:
     def routes(self) -> list[Route]:
         """All paths that this dialect serves."""
         return [
-            _route("POST", "/v1/chat/completions", self.chat),
-            _route("POST", "/v1/completions", self.completions),
-            _route("POST", "/v1/responses", self.responses),
-            _route("GET", "/v1/responses/{response_id}", self.stored_response),
-            _route("DELETE", "/v1/responses/{response_id}", self.forget_response),
-            _route("POST", "/v1/responses/{response_id}/cancel", self.cancel_response),
-            _route("POST", "/v1/messages", self.messages),
-            _route("POST", "/v1/messages/count_tokens", self.count_tokens),
-            _route("POST", "/tokenize", self.tokenize),
-            _route("POST", "/detokenize", self.detokenize),
-            _route("GET", "/metrics", self.metrics),
-            _route("POST", "/sim/fault", self.order_fault),
+            route("POST", "/v1/chat/completions", self.chat),
+            route("POST", "/v1/completions", self.completions),
+            route("POST", "/v1/responses", self.responses),
+            route("GET", "/v1/responses/{response_id}", self.stored_response),
+            route("DELETE", "/v1/responses/{response_id}", self.forget_response),
+            route("POST", "/v1/responses/{response_id}/cancel", self.cancel_response),
+            route("POST", "/v1/messages", self.messages),
+            route("POST", "/v1/messages/count_tokens", self.count_tokens),
+            route("POST", "/tokenize", self.tokenize),
+            route("POST", "/detokenize", self.detokenize),
+            route("GET", "/metrics", self.metrics),
+            route("POST", "/sim/fault", self.order_fault),
         ]
 
     # -- generating ------------------------------------------------------------------------------------------------
@@ -289,54 +288,6 @@ class Face:
         return json_response({"status": "ok"})
 
 
-def said(choice: Choice) -> tuple[Message, ...]:
-    """A finished answer as the message that the next turn sends back."""
-    reply, generated = choice.reply, choice.sequence.generated_tokens
-    message: dict[str, Any] = {"role": "assistant", "content": reply.text("content", generated)}
-    if reply.reasoning_tokens:
-        message["reasoning"] = reply.text("reasoning", generated)
-    if name := reply.text("tool_name", generated):
-        function = {"name": name, "arguments": reply.text("tool_arguments", generated)}
-        message["tool_calls"] = [{"type": "function", "function": function}]
-    return (message,)
-
-
-async def read_body(request: Request) -> dict[str, Any]:
-    """The JSON object of a request. Raises Refusal."""
-    raw = await request.body()
-    try:
-        body = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise invalid_field("", "json_invalid", f"JSON decode error: {error}") from error
-    if not isinstance(body, dict):
-        raise invalid_field("", "model_attributes_type", "Input should be a valid dictionary", body)
-    return body
-
-
-def json_response(value: Any, status: int = 200) -> Response:
-    """A JSON body."""
-    return Response(compact(value), status, media_type="application/json")
-
-
-def error_kind(kind: RefusalKind, status: int, names: dict[int, str]) -> str:
-    """The type of an error: a validator's own phrase, or the status's name."""
-    return "Bad Request" if kind == "validation" else names.get(status, "InternalServerError")
-
-
-def anthropic_error(refusal: Refusal) -> dict[str, Any]:
-    """The error body of `/v1/messages`."""
-    types = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 503: "overloaded_error"}
-    kind = types.get(refusal.status, "api_error")
-    return {"type": "error", "error": {"type": kind, "message": refusal.message}}
-
-
-def new_hex(length: int) -> str:
-    """Random hexadecimal digits."""
-    return uuid.uuid4().hex[:length]
-
-
-def _route(method: str, path: str, endpoint: Callable[[Request], Awaitable[Answer]]) -> Route:
+def route(method: str, path: str, endpoint: Callable[[Request], Awaitable[Answer]]) -> Route:
+    """One path that answers one method (and HEAD, where that is GET)."""
     return Route(path, endpoint, methods=[method])
-
-
-route = _route

@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from engines.simulated.model import Sequence
 from engines.simulated.replies import Reply
+from engines.simulated.sequences import Sequence
 
 DONE = b"data: [DONE]\n\n"
 

@@ -11,8 +11,8 @@ import zmq
 import zmq.asyncio
 
 from engines.simulated import tokens
-from engines.simulated.model import BlocksRemoved, BlocksStored, CacheEvent
 from engines.simulated.profile import Engine
+from engines.simulated.sequences import BlocksRemoved, BlocksStored, CacheEvent
 from engines.simulated.settings import EventEncoding
 
 _BUFFER_BATCHES = 10_000
@@ -114,7 +114,7 @@ class KvEventPublisher:
                 self.replay_port = _bind(self._replayer, host, replay_port)
                 self._replay_task = asyncio.create_task(self._replay(self._replayer))
         except zmq.ZMQError:
-            self._context.destroy(linger=0)
+            self._close_sockets()
             raise
 
     def publish(self, events: Sequence[CacheEvent]) -> None:
@@ -132,6 +132,9 @@ class KvEventPublisher:
         if self._replay_task is not None:
             self._replay_task.cancel()
             await asyncio.gather(self._replay_task, return_exceptions=True)
+        self._close_sockets()
+
+    def _close_sockets(self) -> None:
         self._publisher.close(linger=0)
         if self._replayer is not None:
             self._replayer.close(linger=0)

@@ -7,8 +7,8 @@ from hashlib import blake2b, shake_256
 from typing import Any, Literal, NamedTuple
 
 from engines.simulated import tokens
-from engines.simulated.model import Finish
 from engines.simulated.rendering import END_OF_THINKING, render_tool_call
+from engines.simulated.sequences import Finish
 
 PieceKind = Literal["content", "reasoning", "tool_name", "tool_arguments", "silent"]
 

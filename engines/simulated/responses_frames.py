@@ -180,7 +180,7 @@ class ResponsesFrames:
     def _item_id(self) -> str:
         return f"{_PREFIXES[self._item or 'message']}_{self.terms.id[-16:]}{self._item_index}"
 
-    def _event(self, name: str, **fields: Any) -> bytes:
+    def _event(self, name: str, /, **fields: Any) -> bytes:
         frame = named_sse(name, {"type": name, "sequence_number": self._number, **fields})
         self._number += 1
         return frame

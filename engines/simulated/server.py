@@ -15,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from engines.simulated.face import Face, json_response
+from engines.simulated.answers import json_response
+from engines.simulated.face import Face
 from engines.simulated.service import EngineService
 from engines.simulated.settings import SimulatorSettings
 from engines.simulated.sglang_face import SglangFace
@@ -109,7 +110,7 @@ class _Server(uvicorn.Server):
             app,
             http="httptools",
             lifespan="on",
-            log_level="critical",
+            log_level="error",
             access_log=False,
             timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
         )

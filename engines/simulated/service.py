@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from engines.simulated.kv_events import KvEventPublisher, event_encoder
 from engines.simulated.metrics import Histogram
-from engines.simulated.model import EngineModel, Job, StepResult
-from engines.simulated.model import Sequence as EngineSequence
+from engines.simulated.model import EngineModel
+from engines.simulated.sequences import Job, StepResult
+from engines.simulated.sequences import Sequence as EngineSequence
 from engines.simulated.settings import SimulatorSettings
 
 _YIELD_AFTER_S = 0.002

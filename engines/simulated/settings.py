@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from engines.simulated.model import EngineLimits
 from engines.simulated.profile import PROFILES, Engine, EngineProfile
+from engines.simulated.sequences import EngineLimits
 
 EventEncoding = Literal["map", "array"]
 

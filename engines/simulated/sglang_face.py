@@ -10,25 +10,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from engines.simulated import tokens
+from engines.simulated.answers import anthropic_error, error_kind, json_response, new_hex, read_body
 from engines.simulated.asks import Api, Ask, ReadingRules
 from engines.simulated.exchange import Manners
-from engines.simulated.face import (
-    Answer,
-    Face,
-    anthropic_error,
-    error_kind,
-    json_response,
-    new_hex,
-    read_body,
-    route,
-)
+from engines.simulated.face import Answer, Face, route
 from engines.simulated.frames import DONE, FrameWriter, Terms, named_sse, sse
-from engines.simulated.model import Job
-from engines.simulated.openai_frames import SglangChatFrames, SglangCompletionFrames
 from engines.simulated.refusals import Refusal
 from engines.simulated.replies import Wish
+from engines.simulated.sequences import Job
 from engines.simulated.service import EngineService
 from engines.simulated.settings import SimulatorSettings
+from engines.simulated.sglang_frames import SglangChatFrames, SglangCompletionFrames
 from engines.simulated.sglang_metrics import sglang_metrics
 
 _ERROR_TYPES = {400: "BadRequest", 404: "NotFoundError", 500: "InternalServerError", 503: "503"}

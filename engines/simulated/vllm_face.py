@@ -7,15 +7,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from engines.simulated.answers import anthropic_error, error_kind, json_response, new_hex
 from engines.simulated.asks import Api, Ask, ReadingRules
 from engines.simulated.exchange import Manners
-from engines.simulated.face import Answer, Face, anthropic_error, error_kind, json_response, new_hex, route
+from engines.simulated.face import Answer, Face, route
 from engines.simulated.frames import FrameWriter, Terms
-from engines.simulated.openai_frames import VllmChatFrames, VllmCompletionFrames
 from engines.simulated.refusals import Refusal
 from engines.simulated.replies import Wish
 from engines.simulated.service import EngineService
 from engines.simulated.settings import SimulatorSettings
+from engines.simulated.vllm_frames import VllmChatFrames, VllmCompletionFrames
 from engines.simulated.vllm_metrics import vllm_metrics
 
 _ERROR_TYPES = {

@@ -15,7 +15,11 @@ def vllm_metrics(settings: SimulatorSettings, service: EngineService) -> bytes:
     _write_tokens(page, service)
     _write_requests(page, service)
     _write_cache_config(page, settings)
-    return process.encode() + page.encode()
+    admission = MetricsPage({"model_name": settings.model})  # counted before there is an engine to name
+    refused = service.model.counters.refused_requests
+    meaning = "Number of requests rejected at admission."
+    admission.counter("vllm:admission_rejections_total", refused, meaning, reason="max_num_queued_reqs")
+    return process.encode() + page.encode() + admission.encode()
 
 
 def _write_load(page: MetricsPage, service: EngineService) -> None:
@@ -52,12 +56,6 @@ def _write_requests(page: MetricsPage, service: EngineService) -> None:
         finished = counters.finished_requests[reason]
         meaning = "Count of successfully processed requests."
         page.counter("vllm:request_success_total", finished, meaning, finished_reason=reason)
-    page.counter(
-        "vllm:admission_rejections_total",
-        counters.refused_requests,
-        "Requests rejected at admission.",
-        reason="max_num_queued_reqs",
-    )
     for name, histogram in (
         ("time_to_first_token_seconds", service.ttft_s),
         ("inter_token_latency_seconds", service.itl_s),

@@ -10,7 +10,7 @@ from engines.reports import EngineError
 from gateway.errors import GatewayError, Origin
 from gateway.routing.chain import PrefixChain, chain
 from gateway.routing.decision import Candidate, Decision, Rejection, RejectionReason, RouteRequest
-from gateway.routing.facts import Outcome, Refused, ReplicaDown, ResponseStored
+from gateway.routing.facts import Outcome, Refused, ResponseStored
 from gateway.serving import headers as header_rules
 from gateway.serving.attempt import Attempt
 from gateway.serving.engine_client import EngineGoneError, EngineResponse, EngineUnreachableError
@@ -141,7 +141,7 @@ class Exchange:
                 raise await read_error(response, backend.dialect)
             await self._relay(attempt, request, backend, response)
         except EngineUnreachableError as error:
-            self._gateway.observe(ReplicaDown(backend.name, self._gateway.clock(), str(error)))
+            self._gateway.unreachable(backend, str(error))
             raise lost(error) from error
         except EngineGoneError as error:
             raise lost(error) from error

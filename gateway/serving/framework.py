@@ -23,7 +23,7 @@ TheGateway = Annotated[Gateway, Depends(_gateway_of)]
 
 def framework(gateway: Gateway, *routers: APIRouter) -> FastAPI:
     """An app of the routers that answers every error in OpenAI's shape."""
-    app = FastAPI(title="prefixgate", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="prefixgate", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.gateway = gateway
     for router in routers:
         app.include_router(router)

@@ -11,7 +11,7 @@ from engines.dialect import Dialect
 from engines.registry import dialect
 from engines.reports import EngineCall
 from gateway.config import Config
-from gateway.routing.facts import Fact
+from gateway.routing.facts import Fact, ReplicaDown
 from gateway.routing.router import Router
 from gateway.routing.snapshot import ReplicaView, Snapshot
 from gateway.serving.engine_client import EngineClient, EngineGoneError, TimeLimits
@@ -49,12 +49,19 @@ class Gateway:
         self.backends = {backend.name: backend for backend in _backends(config)}
         self.models = {pool.name: pool.model for pool in config.pools}
         self.live_ids: set[str] = set()
+        self.suspects: set[str] = set()
+        """Replicas that are down by a request's word, not by the poller's."""
         self.closing = False
         self._background: set[asyncio.Task[None]] = set()
 
     def observe(self, fact: Fact) -> None:
         """Tell the router."""
         self.router.observe(fact)
+
+    def unreachable(self, backend: Backend, reason: str) -> None:
+        """Leave a replica alone that took no connection, until the poller's next look finds it well."""
+        self.suspects.add(backend.name)
+        self.observe(ReplicaDown(backend.name, self.clock(), reason))
 
     def snapshot(self) -> Snapshot:
         """The router's view, now."""

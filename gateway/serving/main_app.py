@@ -1,6 +1,6 @@
 """The main port: inference on the hot path, models and health on FastAPI; does I/O."""
 
-from fastapi import APIRouter, FastAPI, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 
 from gateway.errors import bad_request
 from gateway.serving.asgi import ENDPOINTS, Receive, Scope, Send, serve_inference
@@ -42,6 +42,15 @@ def stored_response_id(method: str, path: str) -> str | None:
     name, _, verb = path.removeprefix(_RESPONSES).partition("/")
     known = (verb == "" and method in ("GET", "DELETE")) or (verb == "cancel" and method == "POST")
     return name if name and known else None
+
+
+async def _not_posted(request: Request) -> None:
+    """Inference that is posted never comes here."""
+    raise bad_request(f"{request.url.path} does not take {request.method}", status=405)
+
+
+for _path in ENDPOINTS:
+    routes.add_api_route(_path, _not_posted, methods=["GET", "PUT", "PATCH", "DELETE"], include_in_schema=False)
 
 
 @routes.get("/v1/models")

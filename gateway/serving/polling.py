@@ -67,7 +67,8 @@ class _Watch:
             self._absent.clear()
             gateway.observe(ReplicaDown(backend.name, gateway.clock(), reason))
             return
-        if self._looks_until_description <= 0:
+        if self._looks_until_description <= 0 or backend.name in gateway.suspects:
+            gateway.suspects.discard(backend.name)
             await self._describe()
             self._looks_until_description = DESCRIBE_EVERY
         self._looks_until_description -= 1

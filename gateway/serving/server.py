@@ -91,6 +91,7 @@ def _server(app: object) -> _Server:
             log_level="warning",
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=DRAIN_S,
         )
     )

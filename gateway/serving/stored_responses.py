@@ -1,11 +1,14 @@
 """Calls about a stored Responses object, sent to the replica that holds it; does I/O."""
 
+from urllib.parse import quote
+
 from gateway.errors import GatewayError, Origin, bad_request
 from gateway.routing.facts import ResponseStored
 from gateway.serving import headers as header_rules
 from gateway.serving.asgi import AsgiClient, Scope, Send
 from gateway.serving.engine_client import EngineGoneError, EngineResponse
 from gateway.serving.gateway import Backend, Gateway
+from gateway.serving.relay import lost
 
 
 async def serve_stored(gateway: Gateway, response_id: str, scope: Scope, send: Send) -> None:
@@ -42,7 +45,7 @@ async def _holder(gateway: Gateway, response_id: str) -> Backend:
     for backend in gateway.backends.values():
         try:
             response = await gateway.engines.send(
-                backend.url, "GET", f"/v1/responses/{response_id}", list(backend.credentials)
+                backend.url, "GET", f"/v1/responses/{quote(response_id, safe='')}", list(backend.credentials)
             )
         except EngineGoneError:
             continue
@@ -64,7 +67,8 @@ async def _send(
 
 
 def _broken(backend: Backend, error: EngineGoneError) -> GatewayError:
-    return GatewayError(f"{backend.name}: {error}", status=502, origin=Origin.ENGINE, type="bad_gateway")
+    told = lost(error).error
+    return GatewayError(f"{backend.name}: {error}", status=told.status, origin=Origin.ENGINE, type=told.type)
 
 
 def _target(scope: Scope) -> str:

@@ -127,7 +127,7 @@ class IndexAgainstModel(RuleBasedStateMachine):
 
 
 TestIndexAgainstModel = IndexAgainstModel.TestCase
-TestIndexAgainstModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestIndexAgainstModel.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
 
 OPERATIONS = st.lists(
     st.one_of(

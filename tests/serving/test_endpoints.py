@@ -1,5 +1,7 @@
 """Every endpoint of the main port."""
 
+import json
+
 import pytest
 from fake_engine import by_call, fake_engine, frame, models, response, stream, whole
 from gateways import chat, client, gateway_of, gateway_over, openai_error, outcomes, post, until
@@ -23,8 +25,6 @@ ENDPOINTS = {
 
 @pytest.mark.parametrize("engine_name", ["vllm", "sglang"])
 async def test_each_reaches_its_counterpart(engine_name: str) -> None:
-    import json
-
     async with fake_engine() as engine, gateway_over(engine.url, engine=engine_name) as run:
         for path, (fields, reply) in ENDPOINTS.items():
             engine.answer = by_call({f"POST {path}": whole(json.dumps(reply).encode())})
@@ -44,7 +44,7 @@ async def test_streams_of_each_kind_are_counted() -> None:
         "/v1/completions": (b'data: {"choices":[{"text":"x"}]}\n\n', b"data: [DONE]\n\n"),
         "/v1/responses": (
             b'data: {"type":"response.output_text.delta","delta":"x"}\n\n',
-            b'data: {"type":"response.completed","response":{"id":"r","usage":{"input_tokens":7,"output_tokens":3}}}\n\n',
+            b'data: {"type":"response.completed","response":{"usage":{"input_tokens":7,"output_tokens":3}}}\n\n',
         ),
         "/v1/messages": (
             b'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":7}}}\n\n',

@@ -116,21 +116,20 @@ async def test_a_holder_that_has_gone() -> None:
             answer = await http.get("/v1/responses/resp_b")
             assert answer.content.startswith(b'data: {}\n\ndata: {"type":"error"')
             b.answer = silence()
-            assert (await http.get("/v1/responses/resp_b")).status_code in (502, 504)
+            assert (await http.get("/v1/responses/resp_b")).status_code == 504
 
 
 async def test_an_id_cannot_smuggle_anything_to_an_engine() -> None:
     async with two_engines() as (a, b), gateway_over(a.url, b.url) as run, raw_client(run.url) as http:
-        for evil in ("x%20HTTP/1.1%0d%0aX-Evil:%20yes%0d%0a%0d%0a", "x%0d%0aX-Evil:%20yes", "x%3fq=1", "%c5%be"):
-            evil_ = evil.replace("/", "%2f")
-            await http.send(f"GET /v1/responses/{evil_} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        for evil in ("x%20y%0d%0aX-Evil:%20yes%0d%0a%0d%0a", "x%0d%0aX-Evil:%20yes", "x%3fq=1", "%c5%be"):
+            await http.send(f"GET /v1/responses/{evil} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
             status, headers = await http.head()
             await http.body(headers)
             assert status == 404
     received: list[Request] = a.requests + b.requests
-    assert received
-    assert all("x-evil" not in request.headers for request in received)
-    assert all(
-        set(request.target) <= set("/abcdefghijklmnopqrstuvwxyzHTTPXEvil0123456789%.:-_") | set("ABCDEF")
-        for request in received
-    )
+    assert {request.target for request in received} == {
+        "/v1/responses/x%20y%0D%0AX-Evil%3A%20yes%0D%0A%0D%0A",
+        "/v1/responses/x%0D%0AX-Evil%3A%20yes",
+        "/v1/responses/x%3Fq%3D1",
+        "/v1/responses/%C5%BE",
+    }

@@ -80,7 +80,7 @@ POLLED = ("/health", "/v1/models", "/metrics", "/version", "/server_info", "/get
 """What the dialects look at; it is answered from `pages`, and with 404 where there is none."""
 
 
-def _pages() -> dict[str, bytes]:
+def _pages() -> "dict[str, bytes | Answer]":
     return {"/health": response(b""), "/metrics": response(b""), "/v1/models": response(MODELS)}
 
 
@@ -89,8 +89,8 @@ class FakeEngine:
     """Answers the polls of a healthy engine; all other requests go to `answer`, but aborts are only noted."""
 
     answer: Answer
-    pages: dict[str, bytes] = field(default_factory=_pages)
-    """What GET answers, by path, whole responses."""
+    pages: dict[str, bytes | Answer] = field(default_factory=_pages)
+    """What the polls are answered, by path: whole responses, or scripts."""
     requests: list[Request] = field(default_factory=list)
     aborts: list[Request] = field(default_factory=list)
     polls: list[Request] = field(default_factory=list)
@@ -110,34 +110,11 @@ class FakeEngine:
         self.connections += 1
         connection = self.connections
         self._writers.add(writer)
-        early = b""  # of the next request, read while waiting for the end of the connection
+        early: bytes | None = b""  # of the next request, read while watching for the end of the connection
         try:
-            while (request := await read_request(reader, early)) is not None:
-                early = b""
+            while early is not None and (request := await read_request(reader, early)) is not None:
                 request.connection = connection
-                page = request.target.partition("?")[0]
-                if request.method == "GET" and page in POLLED:
-                    self.polls.append(request)
-                    writer.write(self.pages.get(page) or response(b'{"detail":"Not Found"}', 404))
-                elif page == "/abort_request":
-                    self.aborts.append(request)
-                    self.aborted.set()
-                    writer.write(response(b""))
-                else:
-                    self.requests.append(request)
-                    self.arrived.set()
-                    answering = asyncio.ensure_future(self.answer(request, writer))
-                    watching = asyncio.ensure_future(reader.read(1))
-                    await asyncio.wait((answering, watching), return_when=asyncio.FIRST_COMPLETED)
-                    if watching.done() and (watching.exception() or not watching.result()):
-                        await self._note_leaving(answering)
-                        return
-                    await answering
-                    if watching.done():
-                        early = watching.result()
-                    else:
-                        watching.cancel()
-                        await asyncio.wait((watching,))
+                early = await self._give(self._choose(request), request, reader, writer)
                 await writer.drain()
                 if writer.is_closing():
                     return
@@ -147,11 +124,40 @@ class FakeEngine:
             self._writers.discard(writer)
             writer.close()
 
-    async def _note_leaving(self, answering: "asyncio.Future[None]") -> None:
-        answering.cancel()
-        [ended] = await asyncio.gather(answering, return_exceptions=True)
-        if isinstance(ended, (asyncio.CancelledError, ConnectionError)):
-            self.left.set()
+    def _choose(self, request: Request) -> Answer:
+        """Note the request and choose the answer to it."""
+        page = request.target.partition("?")[0]
+        if request.method == "GET" and page in POLLED:
+            self.polls.append(request)
+            answer = self.pages.get(page, response(b'{"detail":"Not Found"}', 404))
+            return written(answer) if isinstance(answer, bytes) else answer
+        if page == "/abort_request":
+            self.aborts.append(request)
+            self.aborted.set()
+            return written(response(b""))
+        self.requests.append(request)
+        self.arrived.set()
+        return self.answer
+
+    async def _give(
+        self, answer: Answer, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bytes | None:
+        """Answer while watching the connection: None when it was closed, else what has come of the next request."""
+        answering = asyncio.ensure_future(answer(request, writer))
+        watching = asyncio.ensure_future(reader.read(1))
+        await asyncio.wait((answering, watching), return_when=asyncio.FIRST_COMPLETED)
+        if watching.done() and (watching.exception() or not watching.result()):
+            answering.cancel()
+            [ended] = await asyncio.gather(answering, return_exceptions=True)
+            if isinstance(ended, (asyncio.CancelledError, ConnectionError)):
+                self.left.set()
+            return None
+        await answering
+        if watching.done():
+            return watching.result()
+        watching.cancel()
+        await asyncio.wait((watching,))
+        return b""
 
     def break_connections(self) -> None:
         """Close every open connection, as a server does that restarts."""
@@ -171,13 +177,20 @@ async def read_request(reader: asyncio.StreamReader, early: bytes = b"") -> Requ
     return Request(method, target, headers, body, head)
 
 
+def written(data: bytes) -> Answer:
+    """Exactly these bytes; the connection stays."""
+
+    async def answer(_request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(data)
+
+    return answer
+
+
 def whole(
     body: bytes = COMPLETION, status: int = 200, content_type: str = "application/json", extra: str = ""
 ) -> Answer:
-    async def answer(_request: Request, writer: asyncio.StreamWriter) -> None:
-        writer.write(response(body, status, content_type, extra))
-
-    return answer
+    """A plain response."""
+    return written(response(body, status, content_type, extra))
 
 
 def stream(*pieces: bytes, complete: bool = True, extra: str = "") -> Answer:

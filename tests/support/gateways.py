@@ -26,11 +26,13 @@ async def gateway_over(
 
 
 @asynccontextmanager
-async def gateway_of(pools: Sequence[dict[str, Any]], **tables: Any) -> AsyncIterator[RunningGateway]:
-    """The pools, and further tables of the configuration."""
+async def gateway_of(
+    pools: Sequence[dict[str, Any]], *, limit_s: float | None = LIMIT_S, **tables: Any
+) -> AsyncIterator[RunningGateway]:
+    """The pools, and further tables of the configuration; the block may take `limit_s`."""
     server = {"port": 0, "admin_port": 0} | tables.pop("server", {})
     config = build({"pools": list(pools), "server": server, **tables})
-    async with asyncio.timeout(LIMIT_S), running(config, seed=1) as run:
+    async with asyncio.timeout(limit_s), running(config, seed=1) as run:
         yield run
 
 

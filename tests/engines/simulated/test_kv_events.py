@@ -11,7 +11,7 @@ import zmq.asyncio
 
 from engines.simulated.cache import hash_blocks, root_of
 from engines.simulated.kv_events import event_encoder
-from engines.simulated.model import BlocksCleared, BlocksRemoved, BlocksStored
+from engines.simulated.sequences import BlocksCleared, BlocksRemoved, BlocksStored
 from engines.simulated.tokens import from_ids
 
 HIGH = b"\xff" * 32

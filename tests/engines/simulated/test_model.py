@@ -5,17 +5,17 @@ import random
 import pytest
 
 from engines.simulated.cache import hash_blocks, root_of
-from engines.simulated.model import (
+from engines.simulated.model import EngineModel
+from engines.simulated.profile import PROFILES
+from engines.simulated.sequences import (
     BlocksCleared,
     BlocksRemoved,
     BlocksStored,
     EngineLimits,
-    EngineModel,
     Job,
     Sequence,
     StepResult,
 )
-from engines.simulated.profile import PROFILES
 from engines.simulated.tokens import from_ids
 
 VLLM = PROFILES["vllm-w4a8"]

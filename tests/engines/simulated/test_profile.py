@@ -4,8 +4,9 @@ from itertools import pairwise
 
 import pytest
 
-from engines.simulated.model import EngineLimits, EngineModel, Job
+from engines.simulated.model import EngineModel
 from engines.simulated.profile import PROFILES
+from engines.simulated.sequences import EngineLimits, Job
 from engines.simulated.tokens import TOKEN_BYTES
 
 K = 8192

@@ -30,7 +30,7 @@ async def test_the_frames_of_a_chat_are_the_recorded_ones(connect: Any) -> None:
         '"logprobs":null,"finish_reason":null,"matched_stop":null}]}',
         head + ',"choices":[{"index":0,"delta":{"reasoning_content":null},'
         '"logprobs":null,"finish_reason":"length","matched_stop":null}]}',
-        head + ',"choices":[],"usage":{"prompt_tokens":758,"total_tokens":759,"completion_tokens":1,'
+        head + ',"choices":[],"usage":{"prompt_tokens":761,"total_tokens":762,"completion_tokens":1,'
         '"prompt_tokens_details":{"cached_tokens":512},"reasoning_tokens":0}}',
         "data: [DONE]",
         "",
@@ -65,7 +65,7 @@ async def test_errors_are_flat(connect: Any) -> None:
                 400,
                 {
                     "object": "error",
-                    "message": "The input (2508 tokens) is longer than the model's context length (1000 tokens).",
+                    "message": "The input (2511 tokens) is longer than the model's context length (1000 tokens).",
                     "type": "BadRequestError",
                     "param": None,
                     "code": 400,
@@ -102,7 +102,7 @@ async def test_overload_of_a_stream_is_a_frame(connect: Any) -> None:
 
 
 async def test_rids_and_aborts(connect: Any, until: Any) -> None:
-    long = {"messages": MESSAGES, "max_tokens": 50_000, "ignore_eos": True}
+    long = {"messages": MESSAGES, "max_tokens": 100_000, "ignore_eos": True}
     async with connect(dialect="sglang", speed=20.0) as client:
 
         async def both_run() -> bool:
@@ -125,7 +125,7 @@ async def test_rids_and_aborts(connect: Any, until: Any) -> None:
         assert body["choices"][0]["finish_reason"] == "abort"
         assert body["id"] == "one-b"
         last = asyncio.create_task(client.post("/v1/messages", json={**long, "rid": "two"}))
-        responses = {"input": "x", "max_output_tokens": 50_000, "ignore_eos": True, "stream": True}
+        responses = {"input": "x", "max_output_tokens": 100_000, "ignore_eos": True, "stream": True}
         other = asyncio.create_task(client.post("/v1/responses", json=responses))
         await until(both_run)
         await client.post("/abort_request", json={"abort_all": True})
@@ -135,7 +135,7 @@ async def test_rids_and_aborts(connect: Any, until: Any) -> None:
 
 
 async def test_loads_tell_the_work_in_the_queue(connect: Any, until: Any) -> None:
-    long = {"messages": MESSAGES, "max_tokens": 50_000, "ignore_eos": True, "stream": True}
+    long = {"messages": MESSAGES, "max_tokens": 100_000, "ignore_eos": True, "stream": True}
     async with connect(dialect="sglang", max_running=1, speed=20.0) as client:
         async with client.stream("POST", CHAT, json=long):
             waiting = asyncio.create_task(
@@ -160,7 +160,7 @@ async def test_loads_tell_the_work_in_the_queue(connect: Any, until: Any) -> Non
         *("num_used_tokens", "num_total_tokens", "num_active_tokens", "num_prealloc_ready_tokens"),
         "max_total_num_tokens",
     ]
-    assert after["loads"][0]["total_prefill_uncached_tokens"] == 3758
+    assert after["loads"][0]["total_prefill_uncached_tokens"] == 3761
     assert after["loads"][0]["total_prefill_busy_us"] > 0
     assert (after["version"], after["num_accelerators"]) == ("0.5.23", 2)
 

@@ -1,0 +1,194 @@
+"""Whatever engines and clients do: every request ends once, nothing stays booked, nothing hangs."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+
+import pytest
+import uvloop
+from fake_engine import (
+    COMPLETION,
+    DONE,
+    Answer,
+    Request,
+    chunked_head,
+    fake_engine,
+    frame,
+    held_stream,
+    raw,
+    reset,
+    response,
+    silence,
+    stream,
+    usage_frame,
+    whole,
+)
+from gateways import chat_bytes, gateway_of, nothing_is_booked, outcomes, until
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from raw_client import RawClient, post_head, raw_client
+
+from gateway.serving.server import RunningGateway
+
+ERROR = b'data: {"error":{"message":"busy","type":"x","code":503}}\n\n'
+FLAT = b'{"object":"error","message":"no","type":"BadRequest","param":null,"code":400}'
+NESTED = b'{"error":{"message":"no","type":"BadRequestError","param":null,"code":400}}'
+
+
+def scripts() -> dict[str, Answer]:
+    """What an engine may do with a request, by name."""
+    never = asyncio.Event()
+    return {
+        "whole": whole(),
+        "stream": stream(frame("a"), b": comment\n\n", frame("b"), usage_frame(9, 4), DONE),
+        "stream-in-bits": stream(*[bytes([byte]) for byte in frame("a") + usage_frame(9, None) + DONE]),
+        "stream-breaks-off": stream(frame("a"), frame("b")[:9], complete=False),
+        "stream-without-done": stream(frame("a")),
+        "stream-with-error": stream(frame("a"), ERROR, DONE),
+        "error-at-once": stream(ERROR, DONE),
+        "empty-stream": stream(),
+        "stream-stalls": held_stream(never, frame("a")),
+        "stream-stalls-at-once": held_stream(never),
+        "body-breaks-off": raw(response(COMPLETION)[:-9]),
+        "body-stalls": stalled(response(COMPLETION)[:-9]),
+        "endless-body": raw(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n" + COMPLETION),
+        "bad-chunks": raw(chunked_head() + b"zz\r\n"),
+        "not-json": whole(b"<html>", 200, "text/html"),
+        "not-http": raw(b"\x00\x01\x02"),
+        "flat-400": whole(FLAT, 400),
+        "nested-400": whole(NESTED, 400),
+        "detail-404": whole(b'{"detail":"Not Found"}', 404),
+        "401": whole(b'{"error":"Unauthorized"}', 401),
+        "429": whole(NESTED, 429),
+        "500": whole(b"", 500),
+        "503": whole(FLAT, 503),
+        "reset": reset(),
+        "end": raw(b""),
+        "silence": silence(),
+    }
+
+
+def stalled(data: bytes) -> Answer:
+    async def answer(_request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(data)
+        await asyncio.sleep(3600)
+
+    return answer
+
+
+class World:
+    """A gateway over three engines that do with each attempt what the request's `x-script` says."""
+
+    def __init__(self, runner: asyncio.Runner) -> None:
+        self.runner = runner
+        self.sent = 0
+        self.stack = AsyncExitStack()
+        self.run: RunningGateway
+        self._scripts: dict[str, Answer] = {}
+        self._attempts: dict[str, int] = {}
+
+    async def start(self) -> None:
+        self._scripts = scripts()
+        a, b, c = [await self.stack.enter_async_context(fake_engine(self.answer)) for _ in range(3)]
+        pools = [
+            {"name": "v", "engine": "vllm", "replicas": [a.url, b.url], "model": "m"},
+            {"name": "s", "engine": "sglang", "replicas": [c.url], "model": "m"},
+        ]
+        # Long enough for a slow machine, short enough for a stall in every other example.
+        limits = {"first_byte_s": 0.15, "idle_s": 0.15}
+        polling = {"interval_s": 0.05}
+        self.run = await self.stack.enter_async_context(
+            gateway_of(pools, timeouts=limits, polling=polling, limit_s=None)
+        )
+
+    async def answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        script = request.headers["x-script"].split(",")
+        number = request.headers["x-number"]
+        attempt = self._attempts[number] = self._attempts.get(number, -1) + 1
+        await self._scripts[script[min(attempt, len(script) - 1)]](request, writer)
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        made = World(runner)
+        runner.run(made.start())
+        yield made
+        runner.run(made.stack.aclose())
+
+
+LEAVING = ("stays", "leaves at once", "leaves after the head", "leaves after a piece", "leaves in its body")
+ASKS = st.tuples(
+    st.booleans(),  # streams
+    st.lists(st.sampled_from(sorted(scripts())), min_size=1, max_size=3),
+    st.sampled_from(("stays", *LEAVING)),
+    st.sampled_from((None, "same-id")),
+)
+
+
+async def ask(
+    world: World, number: int, streams: bool, script: list[str], leaving: str, request_id: str | None
+) -> None:
+    """One client; what it gets must be sound if it stays."""
+    body = chat_bytes("x" * 1000, stream=streams)
+    headers = {"x_script": ",".join(script), "x_number": str(number)}
+    if request_id is not None:
+        headers["x_request_id"] = request_id
+    async with raw_client(world.run.url) as http:
+        if leaving == "leaves in its body":
+            await http.send(post_head(len(body), **headers) + body[:100])
+            await http.leave()
+            return
+        await http.post(body, **headers)
+        if leaving == "leaves at once":
+            await http.leave()
+            return
+        status, head = await http.head()
+        if leaving == "leaves after the head":
+            await http.leave()
+            return
+        if leaving == "leaves after a piece":
+            await http.reader.read(10)
+            await http.leave()
+            return
+        await check(http, status, head)
+
+
+async def check(http: RawClient, status: int, head: dict[str, str]) -> None:
+    body = await http.body(head)
+    if status != 200:
+        assert status in (400, 404, 429, 500, 502, 503, 504)
+        assert json.loads(body)["error"]["message"]
+        assert ("retry-after" in head) == (status in (429, 503))
+    elif head["content-type"] == "application/json":
+        assert body == COMPLETION
+    else:
+        assert body.endswith(b"\n\n")
+        last = body.removesuffix(b"\n\n").rpartition(b"\n\n")[2]
+        assert last == b"data: [DONE]" or json.loads(last.removeprefix(b"data: "))["error"]
+        assert body.count(b"[DONE]") + body.count(b'"error"') >= 1
+        assert b'"usage": {' not in body
+
+
+async def all_ask(world: World, asks: list[tuple[bool, list[str], str, str | None]]) -> None:
+    async with asyncio.timeout(20):
+        numbers = range(world.sent, world.sent + len(asks))
+        world.sent += len(asks)
+        await asyncio.gather(*[ask(world, number, *each) for number, each in zip(numbers, asks, strict=True)])
+        await until(lambda: sum(outcomes(world.run).values()) >= world.sent and nothing_is_booked(world.run))
+    assert sum(outcomes(world.run).values()) == world.sent
+    assert all(replica.state == "up" for replica in world.run.gateway.snapshot().replicas)
+
+
+@settings(max_examples=40)
+@given(asks=st.lists(ASKS, min_size=1, max_size=8))
+def test_every_request_ends_once(world: World, asks: list[tuple[bool, list[str], str, str | None]]) -> None:
+    world.runner.run(all_ask(world, asks))
+
+
+@pytest.mark.parametrize("leaving", LEAVING)
+def test_every_script(world: World, leaving: str) -> None:
+    world.runner.run(
+        all_ask(world, [(streams, [name], leaving, None) for name in scripts() for streams in (False, True)])
+    )
