@@ -180,11 +180,17 @@ class EngineModel:
         return self.pool.count_hits(sequence.hashes[:usable]) * self.limits.block_tokens
 
     def _duration_s(self, prefills: list[tuple[Sequence, int]], decodes: list[Sequence]) -> float:
-        """The prompts' own curves added up, and the decodes; the decode base is hidden behind any prefill."""
+        """The prompts' own curves added up, and the decodes; the decode base is hidden behind any prefill.
+
+        Prompts that begin in the same step share one floor: it is the price of a forward pass, not of a prompt.
+        """
         duration_ms = self.profile.decode_sequence_ms * len(decodes)
+        begun = 0
         for sequence, chunk_tokens in prefills:
             done_tokens = sequence.computed_tokens - sequence.cached_tokens
+            begun += not done_tokens
             duration_ms += self.profile.chunk_ms(done_tokens, chunk_tokens, sequence.cached_tokens)
+        duration_ms -= self.profile.floor_ms * max(0, begun - 1)
         if not prefills:
             duration_ms += self.profile.decode_base_ms
         return duration_ms / 1000

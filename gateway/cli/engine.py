@@ -44,6 +44,12 @@ def _add_simulate(verbs: Commands) -> None:
     add("--kv-event-encoding", choices=("map", "array"), help="newer or older encoding (default map)")
     add("--no-cached-tokens", dest="report_cached_tokens", action="store_false", default=None,
         help="leave cached tokens out of usage, as engines do without their flag")  # fmt: skip
+    add("--adapter", action="append", dest="adapters", metavar="NAME", help="a LoRA adapter to serve (repeatable)")
+    add("--eager-tools", action="store_true", default=None, help="call a tool whenever there is one")
+    add("--no-dev-mode", dest="dev_mode", action="store_false", default=None, help="vLLM: no /server_info, no reset")
+    add("--no-metrics", dest="expose_metrics", action="store_false", default=None, help="SGLang: no /metrics")
+    add("--no-health-generates", dest="health_generates", action="store_false", default=None,
+        help="SGLang: /health generates no token")  # fmt: skip
     add("--per-request-metrics", action="store_true", default=None, help="vLLM: timings in each answer")
     add("--api-key-env", metavar="NAME", help="environment variable with the API key to ask for")
     add("--engine-version", dest="version", help="version to report")
@@ -55,6 +61,7 @@ def _simulate(options: argparse.Namespace) -> int:
     for other in ("run", "command", "verb"):
         given.pop(other, None)
     variable = given.pop("api_key_env", None)
+    given["adapters"] = tuple(given.get("adapters", ()))
     try:
         settings = SimulatorSettings(**given, api_key=_key(variable))
     except ValueError as error:
@@ -65,6 +72,9 @@ def _simulate(options: argparse.Namespace) -> int:
         print(
             f"prefixgate: cannot listen on {settings.host}:{settings.port}: {error.strerror or error}", file=sys.stderr
         )
+        return 1
+    except RuntimeError as error:
+        print(f"prefixgate: {error}", file=sys.stderr)
         return 1
     return 0
 

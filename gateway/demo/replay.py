@@ -84,6 +84,7 @@ async def _ask(
         "max_tokens": shape.answer_tokens,
         "stream": True,
         "stream_options": {"include_usage": True},
+        "chat_template_kwargs": {"thinking": False},  # the engines' defaults differ
     }
     watcher = StreamWatcher(Endpoint.CHAT, strip_usage=False)
     stream = bytearray()
