@@ -77,10 +77,10 @@ def test_a_pool_is_enough() -> None:
 
 
 def test_the_admin_port_follows_the_port() -> None:
+    pool = {"name": "p", "engine": "vllm", "replicas": ["http://a:1"]}
+
     def admin(server: dict[str, int]) -> int:
-        return build(
-            {"pools": [{"name": "p", "engine": "vllm", "replicas": ["http://a:1"]}], "server": server}
-        ).server.admin
+        return build({"pools": [pool], "server": server}).server.admin
 
     assert admin({"port": 9000}) == 9001
     assert admin({"port": 0}) == 0
@@ -114,7 +114,7 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
     "unknown key in timeouts": (POOL + "[timeouts]\nconnect = 1\n", ("[timeouts]", "`connect_s`?")),
     "unknown key in polling": (POOL + "[polling]\ninterval = 1\n", ("[polling]", "`interval_s`?")),
     "unknown key in pools": (pools(replica="[]"), ("`replica`", "[pools]", "`replicas`?")),
-    "unknown key in prefill": (POOL + "[pools.prefill]\nchunk = 1\n", ("[pools.prefill]", "`chunk_tokens`?")),
+    "unknown key in prefill": (POOL + "[pools.prefill]\nchunk = 1\n", ("[pools.prefill]", "`mixed_chunk`?")),
     "unknown key in experiments": (
         POOL + '[[experiments]]\nname = "e"\narm = {}\n',
         ("`arm`", "[experiments]", "`arms`?"),

@@ -16,6 +16,7 @@ from gateway.serving.attempt import Attempt
 from gateway.serving.engine_client import EngineGoneError, EngineResponse, EngineUnreachableError
 from gateway.serving.gateway import Backend, Gateway
 from gateway.serving.headers import HeaderList
+from gateway.serving.rejection import rejection_error
 from gateway.serving.relay import (
     AttemptLostError,
     ClientSide,
@@ -31,14 +32,6 @@ from gateway.wire.request import Endpoint, InferenceRequest, parse
 from gateway.wire.stream import StreamWatcher
 
 GENERATING: Final = frozenset((Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES))
-
-REJECTION_STATUS: Final = {
-    RejectionReason.MODEL_REQUIRED: 400,
-    RejectionReason.MODEL_NOT_FOUND: 404,
-    RejectionReason.UNKNOWN_PIN: 400,
-    RejectionReason.NO_REPLICA: 503,
-    RejectionReason.ALL_TRIED: 503,
-}
 
 
 class Exchange:
@@ -195,20 +188,8 @@ class Exchange:
         return b"event: error\n" + frame if self._endpoint is Endpoint.MESSAGES else frame
 
     async def _rejected(self, answer: Rejection, request: InferenceRequest) -> None:
-        status = REJECTION_STATUS[answer.reason]
-        error = GatewayError(
-            answer.message,
-            status=status,
-            origin=Origin.CLIENT if status < 500 else Origin.GATEWAY,
-            type="invalid_request_error" if status < 500 else "service_unavailable",
-            param="model"
-            if answer.reason in (RejectionReason.MODEL_NOT_FOUND, RejectionReason.MODEL_REQUIRED)
-            else None,
-            code=answer.reason,
-            retry_after_s=answer.retry_after_s,
-        )
         known = answer.reason is not RejectionReason.MODEL_NOT_FOUND  # an unknown name must not become a label
-        await self.refuse(error, (request.model or "") if known else "")
+        await self.refuse(rejection_error(answer), (request.model or "") if known else "")
 
     async def _send_failure(self, failure: AttemptLostError, chosen: Candidate) -> None:
         await self._send_error(client_error(failure, self._endpoint, chosen.pool), chosen, passable(failure))

@@ -3,11 +3,12 @@
 import msgspec
 
 from engines.reports import Usage
-from gateway.errors import GatewayError, Origin, bad_request
+from gateway.errors import bad_request
 from gateway.routing.chain import chain
 from gateway.routing.decision import CostTerm, Decision, Rejection, RouteRequest
 from gateway.routing.scoreboard import RequestRecord
 from gateway.serving.gateway import Gateway
+from gateway.serving.rejection import rejection_error
 from gateway.wire.request import Endpoint, parse
 
 
@@ -51,7 +52,7 @@ def explain(gateway: Gateway, endpoint: str, body: bytes) -> Explanation:
         RouteRequest("preview", request.model, links, request.stream, now, session=request.session), now
     )
     if isinstance(answer, Rejection):
-        raise GatewayError(answer.message, status=503, origin=Origin.GATEWAY, code=answer.reason)
+        raise rejection_error(answer)
     return _explanation(answer)
 
 

@@ -41,7 +41,9 @@ POOLS = (
     PoolSpec("q", None, (ReplicaSpec("s1", "http://s1"),)),
 )
 
-TEXTS = st.lists(st.sampled_from([b"a" * BLOCK, b"b" * BLOCK, b"c" * 7]), max_size=6).map(b"".join)
+LETTERS = ("aaaaaa", "aaaa", "aaab", "aabbbbb", "ab", "bbbb", "bba", "baaaaaaa", "a", "")
+TEXTS = st.sampled_from([b"".join(letter.encode() * BLOCK for letter in word) + b"tail" for word in LETTERS])
+"""A letter is a block."""
 MAYBE_NAME = st.sampled_from([None, None, None, *NAMES])
 REPLICAS = st.sampled_from(NAMES)
 TOKENS = st.integers(0, 500)
@@ -91,6 +93,17 @@ class RouterMachine(RuleBasedStateMachine):
     @rule(text=TEXTS, streams=st.booleans())
     def route(self, text: bytes, streams: bool) -> None:
         self.ask(text, "m", streams, None, frozenset(), None)
+
+    @rule(text=TEXTS, streams=st.booleans(), usage=USAGES)
+    def serve(self, text: bytes, streams: bool, usage: Usage | None) -> None:
+        """A whole request, so that caches fill."""
+        before = self.tickets
+        self.route(text, streams)
+        if self.tickets > before:
+            self.now += 0.05
+            if streams:
+                self.see_first_token(self.tickets)
+            self.see_end(self.tickets, Outcome.COMPLETED, usage, 3)
 
     @rule(
         text=TEXTS,
@@ -156,7 +169,9 @@ class RouterMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.tickets > 0)
     @rule(data=st.data())
     def first_token(self, data: st.DataObject) -> None:
-        ticket = self.ticket(data)
+        self.see_first_token(self.ticket(data))
+
+    def see_first_token(self, ticket: int) -> None:
         attempt = self.open.get(ticket)
         if attempt is not None and not attempt.saw_first_token:
             attempt.saw_first_token = True
@@ -171,7 +186,9 @@ class RouterMachine(RuleBasedStateMachine):
         frames=st.integers(0, 5),
     )
     def finished(self, data: st.DataObject, outcome: Outcome, usage: Usage | None, frames: int) -> None:
-        ticket = self.ticket(data)
+        self.see_end(self.ticket(data), outcome, usage, frames)
+
+    def see_end(self, ticket: int, outcome: Outcome, usage: Usage | None, frames: int) -> None:
         attempt = self.open.pop(ticket, None)
         if attempt is not None:
             self.outcomes[outcome] += 1
@@ -324,7 +341,7 @@ def counted(series: tuple[SeriesView, ...], histogram: str) -> int:
 
 
 TestRouterMachine = RouterMachine.TestCase
-TestRouterMachine.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
+TestRouterMachine.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
 
 
 # ── determinism ──────────────────────────────────────────────────────────────────────────────────

@@ -7,6 +7,8 @@ import pytest
 from fake_engine import DONE, Request, chunked_head, fake_engine, frame, held_stream, http_chunk, response, stream
 from gateways import chat, gateway_over, nothing_is_booked, openai_error, outcomes, post, until
 
+from gateway.routing.facts import Finished
+
 ERROR = b'data: {"error":{"message":"EngineCore died","type":"InternalServerError","param":null,"code":500}}\n\n'
 
 
@@ -139,3 +141,36 @@ async def test_an_engine_that_stops_in_the_middle_of_a_plain_answer(delimited: b
         assert outcomes(run) == {"timed_out": 1}
     assert answer.status_code == 504
     assert openai_error(answer)["type"] == "timeout_error"
+
+
+async def test_a_last_frame_without_its_blank_line() -> None:
+    done = DONE.rstrip(b"\n")
+    async with fake_engine(stream(frame("one"), done)) as engine, gateway_over(engine.url) as run:
+        answer = await post(run, chat(stream=True))
+        assert answer.content == frame("one") + done
+        assert outcomes(run) == {"completed": 1}
+        for pieces in ((frame("one").rstrip(b"\n"),), (frame("one"), frame("two")[:20])):
+            engine.answer = stream(*pieces)
+            answer = await post(run, chat(stream=True))
+            assert answer.content.startswith(b"".join(pieces) + b"\n\n")
+            assert "before it was complete" in str(last_error(answer.content)["message"])
+        assert outcomes(run) == {"completed": 1, "engine_failed": 2}
+
+
+async def test_a_bug_of_ours_in_the_middle_of_a_stream(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with fake_engine(stream(frame("one"), DONE)) as engine, gateway_over(engine.url) as run:
+        observe = run.gateway.observe
+
+        def broken(fact: object) -> None:
+            if isinstance(fact, Finished):
+                raise ZeroDivisionError("our secret")
+            observe(fact)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(run.gateway, "observe", broken)
+        answer = await post(run, chat(stream=True))
+    assert answer.content.startswith(frame("one"))
+    assert b'"internal_error"' in answer.content
+    assert b"secret" not in answer.content
+    assert "our secret" in caplog.text
