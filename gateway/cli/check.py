@@ -10,8 +10,7 @@ from rich.console import Console
 from gateway.cli.usage import Commands, add_fleet_options, command, config_of
 from gateway.config import Config
 from gateway.routing.snapshot import ReplicaView, Snapshot
-from gateway.serving.gateway import Gateway
-from gateway.serving.polling import Poller
+from gateway.serving.polling import looked_once
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -48,14 +47,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 async def _probe(config: Config) -> tuple[Snapshot, dict[str, list[str]]]:
-    gateway = Gateway(config)
-    poller = Poller(gateway)
-    try:
-        await poller.look()
+    async with looked_once(config) as gateway:
         return gateway.snapshot(), gateway.warnings()
-    finally:
-        await poller.stop()
-        await gateway.close()
 
 
 def _print(config: Config, findings: list[Finding], usable: bool) -> None:

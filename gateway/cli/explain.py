@@ -14,8 +14,7 @@ from gateway.cli.usage import Commands, UsageError, add_fleet_options, command, 
 from gateway.config import Config
 from gateway.errors import GatewayError, bad_request
 from gateway.serving.explanation import Explanation, explain
-from gateway.serving.gateway import Gateway
-from gateway.serving.polling import Poller
+from gateway.serving.polling import looked_once
 
 
 def add_parser(commands: Commands) -> None:
@@ -65,14 +64,8 @@ async def _explain(config: Config, endpoint: str, body: bytes) -> tuple[Explanat
 
 
 async def _explain_cold(config: Config, endpoint: str, body: bytes) -> Explanation:
-    gateway = Gateway(config)
-    poller = Poller(gateway)
-    try:
-        await poller.look()
+    async with looked_once(config) as gateway:
         return explain(gateway, endpoint, body)
-    finally:
-        await poller.stop()
-        await gateway.close()
 
 
 def _refusal(answer: httpx.Response) -> GatewayError:

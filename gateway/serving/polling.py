@@ -1,12 +1,14 @@
 """Polling: each replica's health, models, set-up and load, turned into facts; does I/O."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 import httpx
 
 from engines.reports import LoadReport
+from gateway.config import Config
 from gateway.routing.facts import LoadReported, ReplicaDown, ReplicaRestarted, ReplicaUp
 from gateway.serving.gateway import Backend, Gateway
 
@@ -40,6 +42,19 @@ class Poller:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._client.aclose()
+
+
+@asynccontextmanager
+async def looked_once(config: Config) -> AsyncIterator[Gateway]:
+    """A gateway that serves nobody and has looked at every replica once, for commands that only ask."""
+    gateway = Gateway(config)
+    poller = Poller(gateway)
+    try:
+        await poller.look()
+        yield gateway
+    finally:
+        await poller.stop()
+        await gateway.close()
 
 
 class _Watch:

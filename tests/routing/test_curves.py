@@ -141,6 +141,14 @@ def test_nothing_measured_makes_it_useless(measured: list[tuple[int, float]], ti
     assert curve.observations == len(measured) * times
 
 
+def test_an_engine_that_answers_at_once_is_predicted_so() -> None:
+    """A stub in front of which a test runs for long: the curve comes down to its floor and stays there."""
+    curve = PrefillCurve()
+    for _ in range(40_000):
+        curve.observe(1000, 0.0)
+    assert curve.predict_ms(1000) == pytest.approx(0.1)
+
+
 def experienced(times: int) -> PrefillCurve:
     curve = PrefillCurve()
     for _ in range(times):

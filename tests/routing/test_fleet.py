@@ -99,6 +99,15 @@ def test_a_plain_request_stops_counting_when_it_is_due() -> None:
     assert set(queue.bookings) == {1, 2}
 
 
+def test_the_one_behind_a_plain_request_that_is_due_is_the_head() -> None:
+    queue = replica()
+    book(queue, 1, 0.0, 100, streams=False)
+    book(queue, 2, 0.0, 500)
+    book(queue, 3, 0.0, 80)
+    queue.release(2, 0.3)
+    assert queue.wait_ms(0.3) == 80, "the third begins when the second leaves"
+
+
 def test_plain_requests_that_are_all_due_leave_no_wait() -> None:
     queue = replica()
     for ticket in range(1, 5):

@@ -156,11 +156,11 @@ def fast_ms(tokens: int) -> float:
     return 5 + 0.02 * tokens
 
 
-def measure(driver, replica, times=20):
+def measure(driver, replica, times=20, pace=1.0):
     """So many cold requests at a fast replica."""
     for n in range(times):
         decision = driver.route(f"{replica} warms up {n} " * (20 + 97 * n % 400), pinned_replica=replica)
-        driver.first_token(decision, fast_ms(decision.chosen.prompt_tokens))
+        driver.first_token(decision, pace * fast_ms(decision.chosen.prompt_tokens))
         driver.finish(decision)
         driver.now += 1
 
@@ -173,17 +173,19 @@ def test_a_measured_replica_is_predicted_by_its_own_curve(drive):
     assert driver.replica("r1").curve_ms_per_token == pytest.approx(0.02, rel=0.1)
 
 
-def test_a_new_replica_borrows_its_pools_curve_and_is_not_starved(drive):
+@pytest.mark.parametrize("pace", [0.2, 1.0, 10.0], ids=lambda pace: f"{pace} of a fast engine's time")
+def test_a_new_replica_borrows_its_pools_curve_and_is_not_starved(drive, pace):
     """Not before it was measured, and not after: its own curve starts from the pool's."""
     driver = drive(up=["r1"])
-    measure(driver, "r1", 60)
+    measure(driver, "r1", 60, pace)
     driver.up("r2")
-    rows = {row.replica: row for row in driver.route(LONG + "cold").candidates}
+    preview = driver.router.preview(driver.request(LONG), driver.now)
+    rows = {row.replica: row for row in preview.candidates}
     assert rows["r2"].prefill_ms == pytest.approx(rows["r1"].prefill_ms, rel=0.1)
     chosen: Counter[str] = Counter()
     for n in range(200):
         decision = driver.route(f"cold {n} " * (20 + 97 * n % 400))
-        driver.first_token(decision, fast_ms(decision.chosen.prompt_tokens))
+        driver.first_token(decision, pace * fast_ms(decision.chosen.prompt_tokens))
         driver.finish(decision)
         driver.now += 1
         chosen[decision.chosen.replica] += 1
