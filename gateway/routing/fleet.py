@@ -1,7 +1,7 @@
 """The fleet: pools, replicas, what is booked on each and what each last reported; pure."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -84,7 +84,8 @@ class Replica:
     """Its own, its pool's and the fleet's."""
     state: ReplicaState = ReplicaState.STARTING
     reason: str = "not probed yet"
-    models: frozenset[str] = frozenset()
+    models: Mapping[str, int | None] = field(default_factory=dict)
+    """What it says that it serves, with the context in tokens where it says."""
     description: EngineDescription = EngineDescription()
     report: LoadReport = LoadReport()
     reports_cached_tokens: bool = False
@@ -210,4 +211,4 @@ def _names(replica: Replica) -> Iterator[str]:
     configured = replica.pool.spec.model
     if configured is not None:
         yield configured
-    yield from sorted(replica.models - {configured})
+    yield from sorted(replica.models.keys() - {configured})

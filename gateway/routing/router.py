@@ -264,7 +264,7 @@ class Router:
         match fact:
             case ReplicaUp():
                 replica.state, replica.reason = ReplicaState.UP, ""
-                replica.models = frozenset(card.id for card in fact.models)
+                replica.models = {card.id: card.context_tokens for card in fact.models}
                 self._fleet.list_models()
                 replica.description = fact.description
                 replica.reports_cached_tokens |= bool(fact.description.reports_cached_tokens)
@@ -312,6 +312,11 @@ class Router:
             model: any(replica.state is ReplicaState.UP for replica in replicas)
             for model, replicas in self._fleet.served.items()
         }
+
+    def context_tokens(self, model: str) -> int | None:
+        """The smallest context of the model's replicas: what a prompt may rely on; None where none says."""
+        sizes = [replica.models.get(model) for replica in self._fleet.served.get(model, ())]
+        return min((size for size in sizes if size is not None), default=None)
 
     def holder(self, response_id: str) -> str | None:
         """The replica that keeps a Responses object, if known."""

@@ -82,4 +82,11 @@ async def _ready(gateway: TheGateway, response: Response) -> dict[str, object]:
 
 
 def _card(gateway: Gateway, model: str) -> dict[str, object]:
-    return {"id": model, "object": "model", "created": int(gateway.started_at), "owned_by": "prefixgate"}
+    card: dict[str, object] = {
+        "id": model,
+        "object": "model",
+        "created": int(gateway.started_at),
+        "owned_by": "prefixgate",
+    }
+    context_tokens = gateway.router.context_tokens(model)
+    return card if context_tokens is None else {**card, "max_model_len": context_tokens}  # as engines call it

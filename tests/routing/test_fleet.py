@@ -193,8 +193,8 @@ def test_the_fleet_lists_every_model_with_its_replicas_in_order() -> None:
     fleet.add_replica(named, ReplicaSpec("a", "http://a"), 0)
     fleet.add_replica(open_pool, ReplicaSpec("b", "http://b"), 1)
     assert {model: [r.spec.name for r in rs] for model, rs in fleet.served.items()} == {"m": ["a"]}
-    fleet.replica("b").models = frozenset({"m", "lora"})
-    fleet.replica("a").models = frozenset({"m"})
+    fleet.replica("b").models = {"m": None, "lora": 4096}
+    fleet.replica("a").models = {"m": None}
     fleet.list_models()
     served = {model: [r.spec.name for r in rs] for model, rs in fleet.served.items()}
     assert served == {"m": ["a", "b"], "lora": ["b"]}

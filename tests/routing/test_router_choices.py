@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
-from engines.reports import Usage
+from engines.reports import ModelCard, Usage
 from gateway.routing.decision import Decision, RejectionReason
-from gateway.routing.facts import Outcome, Refused
+from gateway.routing.facts import Outcome, Refused, ReplicaUp
 from gateway.routing.policies import POLICIES
 
 LONG = "a long system prompt. " * 1500  # 33,000 bytes: about 8,250 tokens, 570 ms by the prior
@@ -413,3 +413,12 @@ def test_facts_about_tickets_that_ended_are_ignored(drive):
     driver.fail(decision)
     driver.finish(decision, Outcome.ENGINE_FAILED, Usage(1, 1, 1))
     assert driver.router.snapshot(driver.now) == before
+
+
+def test_the_context_of_a_model_is_what_all_of_its_replicas_can_take(drive, pool_of):
+    router = drive(pool_of("p", "r1", "r2", "r3"), up=[]).router
+    assert router.context_tokens("m") is None
+    for replica, context_tokens in (("r1", 8192), ("r2", 4096), ("r3", None)):
+        router.observe(ReplicaUp(replica, 0.0, (ModelCard("m", context_tokens),)))
+    assert router.context_tokens("m") == 4096
+    assert router.context_tokens("unknown") is None

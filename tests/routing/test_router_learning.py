@@ -189,7 +189,7 @@ def test_a_new_replica_borrows_its_pools_curve_and_is_not_starved(drive, pace):
         driver.finish(decision)
         driver.now += 1
         chosen[decision.chosen.replica] += 1
-    assert min(chosen["r1"], chosen["r2"]) > 50
+    assert 50 < chosen["r2"] < 180
 
 
 def test_a_new_pool_borrows_the_fleets_curve(drive, pool_of):

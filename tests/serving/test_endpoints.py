@@ -93,6 +93,7 @@ async def test_models_are_those_of_all_pools() -> None:
             assert listed["object"] == "list"
             assert {card["id"] for card in listed["data"]} == {"base", "org/adapter", "down"}
             assert {card["object"] for card in listed["data"]} == {"model"}
+            assert {card["id"]: card.get("max_model_len") for card in listed["data"]}["down"] is None
             assert (await http.get("/v1/models/org/adapter")).json()["id"] == "org/adapter"
             missing = await http.get("/v1/models/none")
             assert missing.status_code == 404
