@@ -36,7 +36,8 @@ class CostTerm(msgspec.Struct, frozen=True):
 class Candidate(msgspec.Struct, frozen=True):
     """One row of the table that a policy picks from.
 
-    `cached_tokens` is the predicted overlap; `fill` the share (0..1) of the replica's index in use.
+    `cached_tokens` is the predicted overlap; `fill` the share (0..1) of the replica's index in use;
+    `others_ms` what this prompt's prefill costs those who come after it.
     """
 
     replica: str
@@ -49,16 +50,26 @@ class Candidate(msgspec.Struct, frozen=True):
     fill: float
     wait_ms: float
     prefill_ms: float
+    others_ms: float
 
     @property
-    def cost_ms(self) -> float:
+    def ttft_ms(self) -> float:
         """Predicted time to first token."""
         return self.wait_ms + self.prefill_ms
 
     @property
+    def cost_ms(self) -> float:
+        """What the `ttft` policy compares: this request's time to first token and what it costs others."""
+        return self.wait_ms + self.prefill_ms + self.others_ms
+
+    @property
     def terms(self) -> tuple[CostTerm, ...]:
         """The cost, term by term."""
-        return (CostTerm("wait", self.wait_ms), CostTerm("prefill", self.prefill_ms))
+        return (
+            CostTerm("wait", self.wait_ms),
+            CostTerm("prefill", self.prefill_ms),
+            CostTerm("others", self.others_ms),
+        )
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -81,8 +92,8 @@ class Decision(msgspec.Struct, frozen=True):
         best = min(others, key=lambda c: c.cost_ms)
         return (
             f"policy {self.policy}: {self.chosen.replica} with {self.chosen.cached_tokens} of "
-            f"{self.chosen.prompt_tokens} tokens cached, first token predicted in {self.chosen.cost_ms:.0f} ms; "
-            f"the best other, {best.replica}, has {best.cached_tokens} cached and {best.cost_ms:.0f} ms"
+            f"{self.chosen.prompt_tokens} tokens cached, first token predicted in {self.chosen.ttft_ms:.0f} ms; "
+            f"the best other, {best.replica}, has {best.cached_tokens} cached and {best.ttft_ms:.0f} ms"
         )
 
 

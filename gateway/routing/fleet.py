@@ -199,6 +199,11 @@ class Fleet:
         """The replica of that name; KeyError if there is none."""
         return self._by_name[name]
 
+    def unheard(self) -> list[Replica]:
+        """Replicas of pools that take their model from them, of which none has said one."""
+        pools = [pool for pool in self.pools.values() if pool.spec.model is None]
+        return [replica for pool in pools if not any(r.models for r in pool.replicas) for replica in pool.replicas]
+
     def list_models(self) -> None:
         """Renew `served`, after replicas came or said what they serve."""
         self.served = {}

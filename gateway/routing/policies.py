@@ -31,9 +31,10 @@ Policy = Callable[[Sequence[Candidate], Circumstances], Candidate]
 
 def ttft(table: Sequence[Candidate], circumstances: Circumstances) -> Candidate:
     """The lowest predicted time to first token; among near ties the longest prefix, then the emptiest cache."""
-    best = min(candidate.wait_ms + candidate.prefill_ms for candidate in table)
+    costs = [candidate.wait_ms + candidate.prefill_ms + candidate.others_ms for candidate in table]
+    best = min(costs)
     limit = best + max(NEAR_TIE_MS, best * NEAR_TIE_SHARE)
-    near = [candidate for candidate in table if candidate.wait_ms + candidate.prefill_ms <= limit]
+    near = [candidate for candidate, cost in zip(table, costs, strict=True) if cost <= limit]
     if len(near) == 1:
         return near[0]
     return _drawn(near, [(-c.cached_tokens, c.fill) for c in near], circumstances.draw)

@@ -36,6 +36,8 @@ from gateway.routing.snapshot import Snapshot, take_snapshot
 
 STORED_RESPONSES: Final = 100_000
 RETRY_AFTER_S: Final = 2.0
+OTHERS_SHARE: Final = 0.25
+"""What a millisecond of prefill costs those who come after, in milliseconds: the price of scattering a burst."""
 
 
 class Router:
@@ -101,6 +103,9 @@ class Router:
         """The filters, in order: model, pin, stored response, health, already tried."""
         served = self._fleet.served
         model = request.model
+        if model not in served and (unheard := self._fleet.unheard()):
+            message = "not known yet which models are served: " + _ailments(unheard)
+            return Rejection(RejectionReason.NO_REPLICA, message, RETRY_AFTER_S)
         if model is None:
             if len(served) != 1:
                 return Rejection(RejectionReason.MODEL_REQUIRED, f"say which model: {_listed(served)}")
@@ -121,9 +126,7 @@ class Router:
             return Rejection(RejectionReason.UNKNOWN_PIN, f"no pool or replica `{pin}` serves the model `{model}`")
         up = [r for r in replicas if r.state is ReplicaState.UP and holder in (None, r.spec.name)]
         if not up:
-            message = f"no replica of the model `{model}` is usable now: " + "; ".join(
-                f"{replica.spec.name}: {replica.reason or 'does not hold the response'}" for replica in replicas
-            )
+            message = f"no replica of the model `{model}` is usable now: {_ailments(replicas)}"
             return Rejection(RejectionReason.NO_REPLICA, message, RETRY_AFTER_S)
         fresh = [replica for replica in up if replica.spec.name not in request.tried]
         if not fresh:
@@ -137,6 +140,7 @@ class Router:
         block = replica.report.block_tokens or replica.description.block_tokens
         if block:
             cached -= cached % block  # only full blocks of the engine's count
+        prefill_ms = replica.curve.predict_ms(prompt_tokens - cached)
         return Candidate(
             replica=replica.spec.name,
             pool=replica.pool.spec.name,
@@ -147,7 +151,8 @@ class Router:
             inflight=len(replica.bookings),
             fill=self._index.fill(replica.slot),
             wait_ms=replica.wait_ms(now),
-            prefill_ms=replica.curve.predict_ms(prompt_tokens - cached),
+            prefill_ms=prefill_ms,
+            others_ms=OTHERS_SHARE * prefill_ms,
         )
 
     def _book(self, decision: Decision, request: RouteRequest, now: float) -> None:
@@ -328,6 +333,10 @@ def _unit(request: RouteRequest) -> bytes:
         return request.session.encode()
     family = request.chain.family
     return b"" if family is None else family.to_bytes(8, "big")
+
+
+def _ailments(replicas: Sequence[Replica]) -> str:
+    return "; ".join(f"{replica.spec.name}: {replica.reason or 'does not hold the response'}" for replica in replicas)
 
 
 def _listed(served: dict[str, list[Replica]]) -> str:

@@ -19,6 +19,7 @@ def row(
     fill: float = 0.0,
     wait: float = 0.0,
     prefill: float = 100.0,
+    others: float = 0.0,
 ) -> Candidate:
     return Candidate(
         replica=replica,
@@ -31,6 +32,7 @@ def row(
         fill=fill,
         wait_ms=wait,
         prefill_ms=prefill,
+        others_ms=others,
     )
 
 
@@ -41,13 +43,17 @@ def picked(policy: str, *table: Candidate, turn: int = 0, draw: float = 0.0, uni
 # ── ttft ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_ttft_takes_the_lowest_sum_of_wait_and_prefill() -> None:
+def test_ttft_takes_the_lowest_sum_of_the_terms() -> None:
     table = [row("a", wait=300, prefill=20, cached=9000), row("b", wait=0, prefill=250), row("c", wait=90, prefill=90)]
     assert picked("ttft", *table) == "c"
 
 
 def test_ttft_prefers_recomputing_to_a_long_wait() -> None:
     assert picked("ttft", row("a", cached=9000, wait=600, prefill=20), row("b", prefill=500)) == "b"
+
+
+def test_ttft_waits_a_little_longer_where_that_spares_the_others_work() -> None:
+    assert picked("ttft", row("a", wait=500, prefill=20, others=5), row("b", prefill=500, others=125)) == "a"
 
 
 def test_ttft_near_ties_go_to_the_longest_prefix_then_to_the_emptiest_cache() -> None:
@@ -129,6 +135,7 @@ TABLES = st.lists(
         fill=st.floats(0, 1),
         wait_ms=COSTS,
         prefill_ms=COSTS,
+        others_ms=COSTS,
     ),
     min_size=1,
     max_size=8,

@@ -59,7 +59,9 @@ def test_the_decision_explains_itself(drive):
     chosen = decision.chosen
     assert {candidate.replica for candidate in decision.candidates} == {"r1", "r2"}
     assert chosen in decision.candidates
-    assert [(term.name, term.ms) for term in chosen.terms] == [("wait", chosen.wait_ms), ("prefill", chosen.prefill_ms)]
+    terms = {"wait": chosen.wait_ms, "prefill": chosen.prefill_ms, "others": chosen.others_ms}
+    assert {term.name: term.ms for term in chosen.terms} == terms
+    assert chosen.others_ms == pytest.approx(0.25 * chosen.prefill_ms)
     assert chosen.cost_ms == sum(term.ms for term in chosen.terms)
     other = next(candidate for candidate in decision.candidates if candidate is not chosen)
     for word in ("ttft", chosen.replica, str(chosen.cached_tokens), other.replica):
@@ -104,6 +106,11 @@ def test_a_burst_of_one_cold_prompt_whose_prefill_is_under_way_is_not_scattered(
     for _ in range(12):
         driver.now += 0.025
         assert driver.route(LONG).chosen.replica == home
+
+
+def test_a_burst_of_one_cold_prompt_in_the_same_instant_is_not_scattered(drive, pool_of):
+    driver = drive(pool_of("p", "r1", "r2", "r3", "r4"))
+    assert len({driver.route(LONG).chosen.replica for _ in range(6)}) == 1
 
 
 def test_the_prefix_policy_keeps_a_burst_together_whatever_the_wait(drive):
@@ -269,8 +276,10 @@ def test_each_model_has_its_own_replicas(drive, pool_of):
 
 def test_models_are_discovered_when_replicas_come_up(drive, pool_of):
     driver = drive(pool_of("p", "r1", "r2", model=None), up=[])
-    assert driver.refused(LONG, model="found").reason is RejectionReason.MODEL_NOT_FOUND
-    assert driver.refused(LONG, model=None).reason is RejectionReason.MODEL_REQUIRED
+    for model in ("found", None):  # it may well be served: the client shall ask again
+        refused = driver.refused(LONG, model=model)
+        assert refused.reason is RejectionReason.NO_REPLICA
+        assert refused.retry_after_s
     assert driver.router.usable_models() == {}
     driver.up("r1", models=["found"])
     assert driver.route(LONG, model="found").chosen.replica == "r1"

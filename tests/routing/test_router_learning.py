@@ -173,7 +173,7 @@ def test_a_measured_replica_is_predicted_by_its_own_curve(drive):
     assert driver.replica("r1").curve_ms_per_token == pytest.approx(0.02, rel=0.1)
 
 
-@pytest.mark.parametrize("pace", [0.2, 1.0, 10.0], ids=lambda pace: f"{pace} of a fast engine's time")
+@pytest.mark.parametrize("pace", [0.1, 1.0, 10.0], ids=lambda pace: f"{pace} of a fast engine's time")
 def test_a_new_replica_borrows_its_pools_curve_and_is_not_starved(drive, pace):
     """Not before it was measured, and not after: its own curve starts from the pool's."""
     driver = drive(up=["r1"])
@@ -247,7 +247,7 @@ def test_times_are_counted_from_accept_and_once(drive):
     assert histograms["request_seconds"].total == pytest.approx(1.5)
     assert histograms["route_seconds"].total == pytest.approx(0.0001)
     assert histograms["overhead_seconds"].total == pytest.approx(0.0003)
-    error_s = 0.5 - decision.chosen.cost_ms / 1000
+    error_s = 0.5 - decision.chosen.ttft_ms / 1000
     assert histograms["predicted_ttft_error_seconds"].total == pytest.approx(error_s)
     record = driver.router.record("one")
     assert record is not None
