@@ -4,11 +4,9 @@ Knows nothing of ASGI: `ClientSide` is all that it sees of the client's connecti
 front end can drive the same life. Retrying is decided here and nowhere else.
 """
 
-from typing import Final
-
 from engines.reports import EngineError
 from gateway.errors import GatewayError, Origin
-from gateway.routing.chain import PrefixChain, chain
+from gateway.routing.chain import PrefixChain
 from gateway.routing.decision import Candidate, Decision, Rejection, RejectionReason, RouteRequest
 from gateway.routing.facts import Outcome, Refused, ResponseStored
 from gateway.serving import headers as header_rules
@@ -30,8 +28,6 @@ from gateway.serving.relay import (
 from gateway.wire.additions import add
 from gateway.wire.request import Endpoint, InferenceRequest, parse
 from gateway.wire.stream import StreamWatcher
-
-GENERATING: Final = frozenset((Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES))
 
 
 class Exchange:
@@ -56,8 +52,7 @@ class Exchange:
         except GatewayError as error:
             await self.refuse(error)
             return
-        prompt = request.prompt
-        links = chain(prompt.namespace, prompt.text, self._gateway.router.block_bytes)
+        links = self._gateway.chain_of(request)
         live = self._gateway.live_ids
         if self._engine_id in live:  # SGLang refuses a second live request of one id
             self._engine_id = f"{self.request_id[:100]}-{id(self):x}"
@@ -141,7 +136,7 @@ class Exchange:
         finally:
             if response is not None:
                 response.close()
-            if self._client.gone and self._endpoint in GENERATING:
+            if self._client.gone and self._endpoint.generates:
                 self._gateway.abort(backend, self._engine_id)
 
     async def _send(self, backend: Backend, request: InferenceRequest, body: bytes) -> EngineResponse:
@@ -150,7 +145,7 @@ class Exchange:
         if header is not None:
             extra.append((header[0].encode(), header[1].encode()))
         field = backend.dialect.request_id_field(self._engine_id)
-        named = field is None or request.names_request or self._endpoint not in GENERATING
+        named = field is None or request.names_request or not self._endpoint.generates
         fields = () if field is None or named else (field,)
         sent = body
         if fields or not request.usage_requested:

@@ -4,7 +4,6 @@ import msgspec
 
 from engines.reports import Usage
 from gateway.errors import bad_request
-from gateway.routing.chain import chain
 from gateway.routing.decision import CostTerm, Decision, Rejection, RouteRequest
 from gateway.routing.scoreboard import RequestRecord
 from gateway.serving.gateway import Gateway
@@ -47,7 +46,7 @@ def explain(gateway: Gateway, endpoint: str, body: bytes) -> Explanation:
     except ValueError as error:
         raise bad_request(f"`{endpoint}` is not an inference endpoint", "endpoint") from error
     now = gateway.clock()
-    links = chain(request.prompt.namespace, request.prompt.text, gateway.router.block_bytes)
+    links = gateway.chain_of(request)
     answer = gateway.router.preview(
         RouteRequest("preview", request.model, links, request.stream, now, session=request.session), now
     )

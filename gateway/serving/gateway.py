@@ -11,11 +11,13 @@ from engines.dialect import Dialect
 from engines.registry import dialect
 from engines.reports import EngineCall
 from gateway.config import Config
+from gateway.routing.chain import PrefixChain, chain
 from gateway.routing.facts import Fact, ReplicaDown
 from gateway.routing.router import Router
 from gateway.routing.snapshot import ReplicaView, Snapshot
 from gateway.serving.engine_client import EngineClient, EngineGoneError, TimeLimits
 from gateway.serving.headers import HeaderList
+from gateway.wire.request import InferenceRequest
 
 ABORT_BODY_BYTES = 1 << 20
 
@@ -62,6 +64,12 @@ class Gateway:
         """Leave a replica alone that took no connection, until the poller's next look finds it well."""
         self.suspects.add(backend.name)
         self.observe(ReplicaDown(backend.name, self.clock(), reason))
+
+    def chain_of(self, request: InferenceRequest) -> PrefixChain:
+        """The prompt's prefix chain; an empty one for what leaves nothing in an engine's prefix cache."""
+        if not request.endpoint.generates:
+            return PrefixChain()
+        return chain(request.prompt.namespace, request.prompt.text, self.router.block_bytes)
 
     def snapshot(self) -> Snapshot:
         """The router's view, now."""

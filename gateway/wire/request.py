@@ -26,6 +26,14 @@ class Endpoint(StrEnum):
     TOKENIZE = "/tokenize"
     DETOKENIZE = "/detokenize"
 
+    @property
+    def generates(self) -> bool:
+        """Whether the engine prefills the prompt into its cache and generates from it."""
+        return self in _GENERATING
+
+
+_GENERATING: Final = frozenset((Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES))
+
 
 @dataclass(frozen=True, slots=True)
 class InferenceRequest:

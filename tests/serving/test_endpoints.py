@@ -127,3 +127,16 @@ async def test_requests_keep_the_engines_connection() -> None:
                 await post(run, chat(stream=streams))
         await until(lambda: len(engine.requests) == 6)
         assert len({request.connection for request in engine.requests}) == 1
+
+
+async def test_what_is_only_tokenised_is_not_taken_for_cached() -> None:
+    """/tokenize and /v1/embeddings leave nothing in an engine's prefix cache."""
+    async with fake_engine() as engine, gateway_over(engine.url) as run:
+        body = chat("the same long text " * 200)
+        engine.answer = whole(b'{"count": 1, "tokens": [1]}')
+        assert (await post(run, body, "/tokenize")).status_code == 200
+        engine.answer = whole()
+        first = await post(run, body)
+        second = await post(run, body)
+    assert first.headers["x-prefixgate-predicted-cached-tokens"] == "0"
+    assert int(second.headers["x-prefixgate-predicted-cached-tokens"]) > 500
