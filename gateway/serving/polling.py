@@ -1,6 +1,7 @@
 """Polling: each replica's health, models, set-up and load, turned into facts; does I/O."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -11,6 +12,8 @@ from engines.reports import LoadReport
 from gateway.config import Config
 from gateway.routing.facts import LoadReported, ReplicaDown, ReplicaRestarted, ReplicaUp
 from gateway.serving.gateway import Backend, Gateway
+
+_log: Final = logging.getLogger("prefixgate")
 
 DESCRIBE_EVERY: Final = 30
 """Polls between two looks at a replica's models and set-up."""
@@ -31,6 +34,8 @@ class Poller:
         await self.look()
         interval_s = self._gateway.config.polling.interval_s
         self._tasks = [asyncio.create_task(watch.run(interval_s)) for watch in self._watches]
+        for task in self._tasks:
+            task.add_done_callback(_say_why)
 
     async def look(self) -> None:
         """Look at every replica once."""
@@ -42,6 +47,12 @@ class Poller:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._client.aclose()
+
+
+def _say_why(task: asyncio.Task[None]) -> None:
+    """A watch ends only when it is stopped; anything else is a bug of ours, and must be seen."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("a replica is no longer polled", exc_info=error)
 
 
 @asynccontextmanager
@@ -66,6 +77,7 @@ class _Watch:
         self._backend = backend
         self._looks_until_description = 0
         self._before = LoadReport()
+        self._was_down = False
         self._absent: set[str] = set()
 
     async def run(self, interval_s: float) -> None:
@@ -80,6 +92,7 @@ class _Watch:
         if reason is not None:
             self._looks_until_description = 0
             self._absent.clear()
+            self._was_down = True
             gateway.observe(ReplicaDown(backend.name, gateway.clock(), reason))
             return
         if self._looks_until_description <= 0 or backend.name in gateway.suspects:
@@ -88,11 +101,11 @@ class _Watch:
             self._looks_until_description = DESCRIBE_EVERY
         self._looks_until_description -= 1
         report = backend.dialect.read_load(await self._pages(backend.dialect.load_paths))
-        if _restarted(self._before, report):
+        if _restarted(self._before, report, was_down=self._was_down):
             gateway.observe(ReplicaRestarted(backend.name, gateway.clock()))
             self._looks_until_description = 0
             self._absent.clear()
-        self._before = report
+        self._before, self._was_down = report, False
         gateway.observe(LoadReported(backend.name, gateway.clock(), report))
 
     async def _describe(self) -> None:
@@ -134,10 +147,13 @@ class _Watch:
         return await self._client.get(self._backend.url + path, headers=headers)
 
 
-def _restarted(before: LoadReport, now: LoadReport) -> bool:
-    """A later start, or counters that went back: a new process with an empty cache."""
+def _restarted(before: LoadReport, now: LoadReport, *, was_down: bool) -> bool:
+    """A later start, or counters that went back: a new process with an empty cache.
+
+    Of an engine that says neither (SGLang without --enable-metrics), one that was down is taken for a new one.
+    """
     if before.started_at is not None and now.started_at is not None:
         return now.started_at > before.started_at + 1.0
     if before.prompt_tokens_total is not None and now.prompt_tokens_total is not None:
         return now.prompt_tokens_total < before.prompt_tokens_total
-    return False
+    return was_down

@@ -164,3 +164,16 @@ async def test_the_gateway_stops_while_an_engine_does_not_answer_it() -> None:
         async with httpx.AsyncClient(trust_env=False) as http:
             with pytest.raises(httpx.ConnectError):
                 await http.get(url + "/health")
+
+
+async def test_an_engine_that_says_nothing_of_its_start_is_a_new_one_after_it_was_down() -> None:
+    port = free_port()
+    async with fake_engine(port=port) as engine, gateway_over(engine.url, polling=OFTEN) as run:
+        assert (await post(run, chat("a long text " * 200))).status_code == 200
+        assert replica(run).index_blocks > 0
+        healthy = engine.pages["/health"]
+        engine.pages["/health"] = response(b"", 503)
+        await until(lambda: replica(run).state == "down")
+        engine.pages["/health"] = healthy
+        await until(lambda: replica(run).state == "up")
+        await until(lambda: replica(run).index_blocks == 0)
