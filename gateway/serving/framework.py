@@ -37,7 +37,9 @@ def framework(gateway: Gateway, *routers: APIRouter) -> FastAPI:
 async def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     message = {404: f"there is no {request.url.path} here", 405: f"{request.url.path} does not take {request.method}"}
-    return _answer(bad_request(message.get(status, str(error)), status=status))
+    answer = _answer(bad_request(message.get(status, str(error)), status=status))
+    answer.headers.update((error.headers or {}) if isinstance(error, HTTPException) else {})  # such as Allow
+    return answer
 
 
 async def _validation_error(_request: Request, error: Exception) -> Response:

@@ -66,11 +66,13 @@ async def _model(gateway: TheGateway, model: str) -> dict[str, object]:
 
 
 @routes.get("/health")
+@routes.head("/health", include_in_schema=False)
 async def _health() -> Response:
     return Response(status_code=200)
 
 
 @routes.get("/ready")
+@routes.head("/ready", include_in_schema=False)
 async def _ready(gateway: TheGateway, response: Response) -> dict[str, object]:
     usable = gateway.router.usable_models()
     ready = bool(usable) and all(usable.values())

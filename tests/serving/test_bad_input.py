@@ -155,6 +155,7 @@ async def test_wrong_routes_and_methods(method: str) -> None:
         answer = await http.request("POST", "/v1/models")
         assert answer.status_code == 405
         assert openai_error(answer)["message"] == "/v1/models does not take POST"
+        assert answer.headers["allow"] == "GET"
         assert outcomes(run) == {}
         assert not engine.requests
 

@@ -108,6 +108,7 @@ async def test_health_and_readiness() -> None:
         pools = [{"name": "a", "engine": "vllm", "replicas": [engine.url], "model": "m"}, late]
         async with gateway_of(pools) as run, client(run) as http:
             assert (await http.get("/health")).status_code == 200
+            assert (await http.head("/health")).status_code == 200
             answer = await http.get("/ready")
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
             assert answer.json()["ready"] is False
