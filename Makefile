@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-vllm clean
+.PHONY: help demo test lint test-vllm bench-index clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -40,6 +40,9 @@ VLLM_ENV ?= .venv-vllm
 test-vllm: $(VENV)/dev.stamp  ## two real vLLM CPU servers behind the gateway (first run installs about 3.5 GB into .venv-vllm)
 	tests/vllm/install $(VLLM_ENV)
 	VLLM_ENV=$(abspath $(VLLM_ENV)) $(BIN)/python -m pytest -m real_vllm -s tests/vllm
+
+bench-index: $(VENV)/dev.stamp  ## memory and time of the prefix index: a million blocks over 8 replicas
+	@$(BIN)/python tests/bench/bench_index.py $(BENCH_ARGS)
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -76,7 +76,7 @@ def read_digits(text: str | None) -> int | None:
 
 
 def read_model_cards(body: bytes) -> tuple[ModelCard, ...]:
-    """The models of a `/v1/models` body, which is OpenAI's plus `max_model_len` on both engines."""
+    """The models of a `/v1/models` body, which is OpenAI's plus `max_model_len` and `parent` on both engines."""
     return tuple(_cards(read_objects(read_object(read_json(body)).get("data"))))
 
 
@@ -84,4 +84,4 @@ def _cards(models: list[Json]) -> Iterator[ModelCard]:
     for model in models:
         name = read_text(model.get("id"))
         if name is not None:
-            yield ModelCard(name, read_count(model.get("max_model_len")))
+            yield ModelCard(name, read_count(model.get("max_model_len")), read_text(model.get("parent")))

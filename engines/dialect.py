@@ -1,8 +1,9 @@
 """The interface of a dialect: all that the gateway knows of one kind of engine; pure."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
+from engines.cache_events import EventBatch, EventSource
 from engines.reports import (
     EngineCall,
     EngineDescription,
@@ -16,6 +17,10 @@ Pages = Mapping[str, bytes]
 """Bodies of the pages that answered 200, by the path that was asked for."""
 
 
+TokeniseFields = Literal["template", "chat"]
+"""What `POST /tokenize` takes beside messages: the template's arguments, or a chat completion's own fields."""
+
+
 class Dialect(Protocol):
     """One kind of engine. Methods never raise on what an engine sends: what cannot be read is None or empty."""
 
@@ -24,6 +29,7 @@ class Dialect(Protocol):
     health_path: str
     """A cheap health endpoint: 200 when up; must not generate tokens."""
     models_path: str
+    tokenise_takes: TokeniseFields
     load_paths: tuple[str, ...]
     """Pages for `read_load`, fetched at every poll."""
     description_paths: tuple[str, ...]
@@ -37,6 +43,12 @@ class Dialect(Protocol):
 
     def describe(self, pages: Pages) -> EngineDescription:
         """The replica's set-up from whichever of `description_paths` answered."""
+
+    def read_event_sources(self, pages: Pages) -> tuple[EventSource, ...]:
+        """Where the replica publishes KV-cache events, from whichever of `description_paths` answered."""
+
+    def read_events(self, payload: bytes) -> EventBatch | None:
+        """One message of an event source in neutral words; None for what is not a batch of events at all."""
 
     def read_error(self, status: int, body: bytes) -> EngineError:
         """An error response, or an error frame of a stream (the JSON after `data: `), in neutral words."""

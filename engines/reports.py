@@ -19,7 +19,8 @@ class Usage:
 class LoadReport:
     """One reading of a replica's load. Every field is None when the engine does not report it.
 
-    `kv_usage` is 0..1; `*_total` are the engine's own counters in tokens since it started;
+    `kv_usage` is 0..1; `*_total` are the engine's own counters since it started, in tokens but for
+    `cache_resets_total`, which counts the calls that told it to drop its prefix cache;
     `started_at` is seconds since the Unix epoch.
     """
 
@@ -31,15 +32,20 @@ class LoadReport:
     block_tokens: int | None = None
     prompt_tokens_total: int | None = None
     cached_tokens_total: int | None = None
+    cache_resets_total: int | None = None
     started_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """One model (or adapter) that a replica serves; `context_tokens` is its maximum context."""
+    """One model (or adapter) that a replica serves; `context_tokens` is its maximum context.
+
+    `parent` is the model that an adapter adapts, None for a model of its own.
+    """
 
     id: str
     context_tokens: int | None = None
+    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,8 @@ class EngineDescription:
 
     `reports_cached_tokens`: whether usage carries cached tokens (vLLM `--enable-prompt-tokens-details`,
     SGLang `--enable-cache-report`). `exposes_metrics`: whether `/metrics` carries the engine's own figures
-    (off with vLLM's `--disable-log-stats`, on with SGLang's `--enable-metrics`).
+    (off with vLLM's `--disable-log-stats`, on with SGLang's `--enable-metrics`). `publishes_events`: whether it
+    says where it publishes KV-cache events.
     """
 
     version: str | None = None
@@ -68,6 +75,7 @@ class EngineDescription:
     block_tokens: int | None = None
     kv_capacity_tokens: int | None = None
     exposes_metrics: bool | None = None
+    publishes_events: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

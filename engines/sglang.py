@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable
+from hashlib import sha256
 
 from engines.advice import advise_on_prefill
 from engines.bodies import (
     Json,
     read_count,
+    read_digits,
     read_flag,
     read_fraction,
     read_json,
@@ -18,8 +21,10 @@ from engines.bodies import (
     read_page,
     read_text,
 )
-from engines.dialect import Pages
+from engines.cache_events import BlockKey, EventBatch, EventSource
+from engines.dialect import Pages, TokeniseFields
 from engines.error_bodies import read_engine_error
+from engines.kv_events import read_event_batch
 from engines.metrics_page import Sample, peak, read_samples, total
 from engines.reports import (
     EngineCall,
@@ -35,6 +40,9 @@ _OLD_LOAD = "/get_load"  # gone in 0.5.23
 _METRICS = "/metrics"  # only with --enable-metrics
 _SERVER_INFO = "/server_info"
 _OLD_SERVER_INFO = "/get_server_info"
+_MOST_RANKS = 1024
+_EVENTS_CONFIG = '{"publisher":"zmq","endpoint":"tcp://*:5557","replay_endpoint":"tcp://*:5558"}'
+_ENDPOINT = re.compile(r"tcp://(.+):([0-9]{1,5})")
 
 _PROMPT = "sglang:prompt_tokens_total"
 _CACHED = "sglang:cached_tokens_total"
@@ -43,7 +51,10 @@ _WAITING = "sglang:num_queue_reqs"
 _CAPACITY = "sglang:max_total_num_tokens"
 _KV_USAGE = "sglang:token_usage"
 _PAGE = "sglang:page_size"
-_LOAD_NAMES = frozenset((_PROMPT, _CACHED, _RUNNING, _WAITING, _CAPACITY, _KV_USAGE, _PAGE))
+_REQUESTS = "sglang:http_requests_total"
+_RESPONSES = "sglang:http_responses_total"
+_CACHE_RESETS = frozenset(("/flush_cache", "/release_memory_occupation"))
+_LOAD_NAMES = frozenset((_PROMPT, _CACHED, _RUNNING, _WAITING, _CAPACITY, _KV_USAGE, _PAGE, _REQUESTS, _RESPONSES))
 
 
 class SglangDialect:
@@ -55,6 +66,7 @@ class SglangDialect:
     # scheduler, but one that dies takes the server with it, and one that stalls shows in the load.
     health_path = "/v1/models"
     models_path = "/v1/models"
+    tokenise_takes: TokeniseFields = "chat"
     load_paths: tuple[str, ...] = (_LOADS, _OLD_LOAD, _METRICS)
     description_paths: tuple[str, ...] = (_SERVER_INFO, _OLD_SERVER_INFO)
 
@@ -78,7 +90,7 @@ class SglangDialect:
 
     def describe(self, pages: Pages) -> EngineDescription:
         """The set-up from `/server_info`, or from `/get_server_info` where that is all there is."""
-        server = read_page(pages, _SERVER_INFO) or read_page(pages, _OLD_SERVER_INFO)
+        server = _read_server(pages)
         radix_cache_off = read_flag(server.get("disable_radix_cache"))
         return EngineDescription(
             version=read_text(server.get("version")),
@@ -88,7 +100,31 @@ class SglangDialect:
             block_tokens=read_count(server.get("page_size")) or None,
             kv_capacity_tokens=_read_capacity(server),
             exposes_metrics=read_flag(server.get("enable_metrics")),
+            publishes_events=bool(self.read_event_sources(pages)) if server else None,
         )
+
+    def read_event_sources(self, pages: Pages) -> tuple[EventSource, ...]:
+        """One source a data-parallel rank, on consecutive ports, from the server's `kv_events`.
+
+        Where there is no such block, the launch flag that the server repeats says the same.
+        """
+        server = _read_server(pages)
+        events = read_object(server.get("kv_events")) or _read_events_flag(server)
+        if events.get("publisher") not in (None, "zmq"):
+            return ()
+        host, topic = read_text(events.get("endpoint_host")) or "*", read_text(events.get("topic")) or ""
+        first, first_replay = (read_count(events.get(f"{kind}_port_base")) for kind in ("endpoint", "replay_endpoint"))
+        ranks = min(read_count(events.get("dp_size")) or 1, _MOST_RANKS)
+        endpoints = ((rank, _write_endpoint(host, first, rank)) for rank in range(ranks))
+        return tuple(
+            EventSource(rank, endpoint, _write_endpoint(host, first_replay, rank), topic)
+            for rank, endpoint in endpoints
+            if endpoint is not None
+        )
+
+    def read_events(self, payload: bytes) -> EventBatch | None:
+        """One message of events; prompts whose first block is not hashed from its tokens alone have a hidden salt."""
+        return read_event_batch(payload, _is_plain_root)
 
     def read_error(self, status: int, body: bytes) -> EngineError:
         """An error response or error frame in neutral words; an overload of a stream is a frame with code 503."""
@@ -119,8 +155,8 @@ class SglangDialect:
         return (*words, "--enable-mixed-chunk") if settings.mixed_chunk else tuple(words)
 
     def measuring_flags(self) -> tuple[str, ...]:
-        """Cached tokens in usage, and `/metrics`: both are off by default."""
-        return ("--enable-cache-report", "--enable-metrics")
+        """Cached tokens in usage, `/metrics` and KV events: all are off by default."""
+        return ("--enable-cache-report", "--enable-metrics", "--kv-events-config", _EVENTS_CONFIG)
 
     def warnings(self, description: EngineDescription, wished: PrefillSettings) -> tuple[str, ...]:
         """One sentence for each flag that is missing or differs from the wish."""
@@ -136,6 +172,37 @@ class SglangDialect:
                 "prefix caching is off, so no prompt is ever reused: restart without --disable-radix-cache"
             )
         return (*sentences, *advise_on_prefill(self.name, description.prefill, wished, self.launch_flags))
+
+
+def _read_server(pages: Pages) -> Json:
+    return read_page(pages, _SERVER_INFO) or read_page(pages, _OLD_SERVER_INFO)
+
+
+def _read_events_flag(server: Json) -> Json:
+    """`--kv-events-config` in the words of the `kv_events` block."""
+    config = read_object(read_json((read_text(server.get("kv_events_config")) or "").encode(errors="replace")))
+    endpoint = _ENDPOINT.fullmatch(read_text(config.get("endpoint")) or "tcp://*:5557")
+    if config.get("publisher") != "zmq" or endpoint is None:
+        return {}
+    replay_endpoint = _ENDPOINT.fullmatch(read_text(config.get("replay_endpoint")) or "")
+    return {
+        "endpoint_host": endpoint[1],
+        "endpoint_port_base": read_digits(endpoint[2]),
+        "replay_endpoint_port_base": replay_endpoint and read_digits(replay_endpoint[2]),
+        "topic": config.get("topic"),
+        "dp_size": server.get("dp_size"),
+    }
+
+
+def _write_endpoint(host: str, first_port: int | None, rank: int) -> str | None:
+    if not first_port or first_port + rank > 65535:
+        return None
+    return f"tcp://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{first_port + rank}"
+
+
+def _is_plain_root(block: BlockKey, content: bytes) -> bool:
+    """The hash is the start of a SHA-256 over parent and tokens, without a seed. A salt takes the parent's place."""
+    return isinstance(block, int) and block % 2**64 == int.from_bytes(sha256(content).digest()[:8], "big")
 
 
 def _first_known(*reports: LoadReport) -> LoadReport:
@@ -181,6 +248,21 @@ def _read_metrics(samples: list[Sample]) -> LoadReport:
         # Each request is counted under the tiers that served it, or under `total` when those are not known,
         # never under both: so the sum over all sources is right.
         cached_tokens_total=cached_tokens,
+        cache_resets_total=_read_cache_resets(samples),
+    )
+
+
+def _read_cache_resets(samples: list[Sample]) -> int | None:
+    """How often a call dropped the prefix cache. A call's counter appears with its first one: no counter, no call.
+
+    Responses tell when it was refused (400 while a request runs); what counts only requests cannot.
+    """
+    if not samples:
+        return None
+    counter = _RESPONSES if any(sample.name == _RESPONSES for sample in samples) else _REQUESTS
+    calls = (sample for sample in samples if sample.name == counter and sample.labels.get("endpoint") in _CACHE_RESETS)
+    return read_count(
+        sum(read_count(call.value) or 0 for call in calls if call.labels.get("status_code", "2").startswith("2"))
     )
 
 

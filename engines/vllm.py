@@ -12,8 +12,10 @@ from engines.bodies import (
     read_page,
     read_text,
 )
-from engines.dialect import Pages
+from engines.cache_events import EventBatch, EventSource
+from engines.dialect import Pages, TokeniseFields
 from engines.error_bodies import read_engine_error
+from engines.kv_events import read_event_batch
 from engines.metrics_page import Sample, peak, read_samples, total
 from engines.reports import (
     EngineCall,
@@ -27,12 +29,19 @@ from engines.reports import (
 _METRICS = "/metrics"
 _VERSION = "/version"
 _SERVER_INFO = "/server_info?config_format=json"  # only with VLLM_SERVER_DEV_MODE=1
+_EVENT_SOURCES = "/kv_event_sources"  # not in 0.25
+_MOST_RANKS = 1024
+_EVENTS_CONFIG = (
+    '{"enable_kv_cache_events":true,"publisher":"zmq","endpoint":"tcp://*:5557","replay_endpoint":"tcp://*:5558"}'
+)
 
 _RUNNING = "vllm:num_requests_running"
 _WAITING = "vllm:num_requests_waiting"
 _KV_USAGE = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
 _CACHE_CONFIG = "vllm:cache_config_info"
 _STARTED = "process_start_time_seconds"
+_REQUESTS = "http_requests_total"
+_CACHE_RESETS = frozenset(("/reset_prefix_cache", "/sleep", "/release_kv_cache_memory"))
 # (all tokens, cached tokens): each pair is of one kind, so that its ratio is right; the first complete one
 # counts. Prompt tokens come first because lookups leave out requests that skip the prefix cache.
 _TOKEN_COUNTERS = (
@@ -41,8 +50,11 @@ _TOKEN_COUNTERS = (
     ("vllm:gpu_prefix_cache_queries_total", "vllm:gpu_prefix_cache_hits_total"),
 )
 _LOAD_NAMES = frozenset(
-    (_RUNNING, _WAITING, *_KV_USAGE, _CACHE_CONFIG, _STARTED, *(name for pair in _TOKEN_COUNTERS for name in pair))
-)
+    (
+        _RUNNING, _WAITING, *_KV_USAGE, _CACHE_CONFIG, _STARTED, _REQUESTS,
+        *(name for pair in _TOKEN_COUNTERS for name in pair),
+    )
+)  # fmt: skip
 _DESCRIPTION_NAMES = frozenset((_RUNNING, _CACHE_CONFIG))
 
 
@@ -52,8 +64,9 @@ class VllmDialect:
     name = "vllm"
     health_path = "/health"  # 200 when the engine core lives, 503 when it is dead; generates nothing
     models_path = "/v1/models"
+    tokenise_takes: TokeniseFields = "template"
     load_paths: tuple[str, ...] = (_METRICS,)
-    description_paths: tuple[str, ...] = (_METRICS, _VERSION, _SERVER_INFO)
+    description_paths: tuple[str, ...] = (_METRICS, _VERSION, _SERVER_INFO, _EVENT_SOURCES)
 
     def read_models(self, body: bytes) -> tuple[ModelCard, ...]:
         """The models and LoRA adapters of `/v1/models`."""
@@ -74,6 +87,7 @@ class VllmDialect:
             block_tokens=_read_block_tokens(samples),
             prompt_tokens_total=prompt_tokens,
             cached_tokens_total=cached_tokens,
+            cache_resets_total=_read_cache_resets(samples),
             started_at=peak(samples, _STARTED),
         )
 
@@ -95,7 +109,24 @@ class VllmDialect:
             block_tokens=_read_block_tokens(samples) or read_count(cache.get("block_size")) or None,
             kv_capacity_tokens=_read_capacity(samples),
             exposes_metrics=None if page is None else bool(samples),
+            publishes_events=bool(self.read_event_sources(pages)) if _EVENT_SOURCES in pages else None,
         )
+
+    def read_event_sources(self, pages: Pages) -> tuple[EventSource, ...]:
+        """The ranks of `/kv_event_sources`; each has the ports that are its own."""
+        sources = {}
+        for name, value in read_page(pages, _EVENT_SOURCES).items():
+            rank, said = read_digits(name), read_object(value)
+            publishes = said.get("enable_kv_cache_events") is True and said.get("publisher") in (None, "zmq")
+            endpoint = read_text(said.get("endpoint"))
+            if publishes and endpoint is not None and rank is not None and rank < _MOST_RANKS:
+                replay_endpoint, topic = read_text(said.get("replay_endpoint")), read_text(said.get("topic"))
+                sources[rank] = EventSource(rank, endpoint, replay_endpoint, topic or "")
+        return tuple(sources[rank] for rank in sorted(sources))
+
+    def read_events(self, payload: bytes) -> EventBatch | None:
+        """One message of events; those of sliding-window and other groups that do not decide on hits are left out."""
+        return read_event_batch(payload)
 
     def read_error(self, status: int, body: bytes) -> EngineError:
         """An error response or error frame in neutral words."""
@@ -122,8 +153,10 @@ class VllmDialect:
         return tuple(word for flag, value in flags.items() if value is not None for word in (flag, str(value)))
 
     def measuring_flags(self) -> tuple[str, ...]:
-        """Cached tokens in usage, and queue and prefill times in the last frame."""
-        return ("--enable-prompt-tokens-details", "--enable-per-request-metrics")
+        """Cached tokens in usage, queue and prefill times in the last frame, and KV events."""
+        return (
+            "--enable-prompt-tokens-details", "--enable-per-request-metrics", "--kv-events-config", _EVENTS_CONFIG,
+        )  # fmt: skip
 
     def warnings(self, description: EngineDescription, wished: PrefillSettings) -> tuple[str, ...]:
         """One sentence for each flag that is missing or differs from the wish."""
@@ -147,6 +180,19 @@ def _read_token_counters(samples: list[Sample]) -> tuple[int | None, int | None]
         if all_tokens is not None and cached_tokens is not None:
             return all_tokens, cached_tokens
     return read_count(total(samples, _TOKEN_COUNTERS[0][0])), None
+
+
+def _read_cache_resets(samples: list[Sample]) -> int | None:
+    """How often a call dropped the prefix cache. A call's counter appears with its first one: no counter, no call."""
+    if not any(sample.name == _REQUESTS or sample.name.startswith("vllm:") for sample in samples):
+        return None
+    return read_count(sum(read_count(sample.value) or 0 for sample in samples if _is_cache_reset(sample)))
+
+
+def _is_cache_reset(sample: Sample) -> bool:
+    labels = sample.labels
+    is_reset = labels.get("handler") in _CACHE_RESETS and labels.get("method") == "POST"
+    return sample.name == _REQUESTS and is_reset and labels.get("status", "").startswith("2")
 
 
 def _cache_configs(samples: list[Sample]) -> list[dict[str, str]]:

@@ -18,6 +18,7 @@ from gateway.routing.policies import POLICIES
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PLAIN_URL: Final = re.compile(r"[!\"$->A-~]+")  # printable ASCII, no query, fragment or credentials
+TOKENIZER: Final = "tokenizer:"
 UNITS: Final = ("prefix-family", "session", "tenant", "request")
 
 
@@ -86,11 +87,27 @@ class PrefillConfig(_Section, frozen=True):
         )
 
 
+class EventsConfig(_Section, frozen=True):
+    """`[pools.events]`: where the replicas publish KV-cache events.
+
+    `mode` "auto" takes the ports given here, on the replica's own host, and without them what each replica says of
+    itself; "off" listens to none. Data-parallel ranks use `ranks` consecutive ports from each.
+    """
+
+    mode: str = "auto"
+    port: int | None = None
+    replay_port: int | None = None
+    topic: str = ""
+    ranks: int = 1
+
+
 class PoolConfig(_Section, frozen=True):
     """`[[pools]]`: replicas with one engine, model and settings.
 
     `model` None takes the names that the replicas report. `api_key_env` names the environment variable
-    whose value the engines want as their bearer token.
+    whose value the engines want as their bearer token. `tokens` says how prompts become token ids: "none" (the
+    prefix chain is of text), "tokenizer:PATH" (a folder with tokenizer.json and chat template, or that file), or
+    "engine" (the replicas' own /tokenize).
     """
 
     name: str
@@ -100,13 +117,25 @@ class PoolConfig(_Section, frozen=True):
     gpus_per_replica: int = 1
     prefill: PrefillConfig = PrefillConfig()
     api_key_env: str | None = None
+    tokens: str = "none"
+    events: EventsConfig = EventsConfig()
+
+    @property
+    def encoding(self) -> str:
+        """The name of the token ids that this pool's prompts become; "" where prefix chains are of text.
+
+        Pools with the same tokenizer share it; engines' own renderings differ, so each pool has its own there.
+        """
+        if self.tokens == "none":
+            return ""
+        return f"engine:{self.name}" if self.tokens == "engine" else self.tokens
 
     def spec(self) -> PoolSpec:
         """As the router wants it; replicas are named after the pool and numbered from 0."""
         replicas = tuple(
             ReplicaSpec(f"{self.name}-{number}", url.rstrip("/")) for number, url in enumerate(self.replicas)
         )
-        return PoolSpec(self.name, self.model, replicas, self.prefill.settings())
+        return PoolSpec(self.name, self.model, replicas, self.prefill.settings(), self.encoding)
 
 
 class ExperimentConfig(_Section, frozen=True):
@@ -233,10 +262,24 @@ def _check_pools(pools: list[PoolConfig]) -> None:
         for setting in pool.prefill.__struct_fields__:
             value = getattr(pool.prefill, setting)
             _require(value is None or value > 0 or value is False, f"{where}: prefill.{setting} must be above 0")
+        _check_tokens(where, pool)
         for url in pool.replicas:
             _check_url(where, url)
             _require(url.rstrip("/") not in urls, f"{where}: {url} is listed twice")
             urls.add(url.rstrip("/"))
+
+
+def _check_tokens(where: str, pool: PoolConfig) -> None:
+    path = pool.tokens.removeprefix(TOKENIZER)
+    known = pool.tokens in ("none", "engine") or (path != pool.tokens and bool(path))
+    _require(known, f'{where}: tokens must be "none", "engine" or "tokenizer:PATH", not "{pool.tokens}"')
+    events = pool.events
+    _one_of(f"{where}: events.mode", events.mode, ["auto", "off"])
+    _require(1 <= events.ranks <= 1024, f"{where}: events.ranks must be between 1 and 1024")
+    for name in ("port", "replay_port"):
+        port = getattr(events, name)
+        last = port is None or 0 < port <= 65536 - events.ranks
+        _require(last, f"{where}: events.{name} must leave room for {events.ranks} ports up to 65535")
 
 
 def _check_url(where: str, url: str) -> None:

@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from gateway.cli import run
-from gateway.config import Config, load
+from gateway.config import Config, build, load
 from gateway.routing.policies import POLICIES
-from gateway.routing.router import Router
-from gateway.serving.metrics import SnapshotCollector
+from gateway.serving.gateway import Gateway
+from gateway.serving.metrics import registry
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -62,9 +62,10 @@ def test_every_policy_is_documented() -> None:
 
 def test_every_metric_is_documented() -> None:
     table = README.split("## Metrics")[1].split("## HTTP")[0]
-    router = Router([])
-    names = [family.name for family in SnapshotCollector(lambda: router.snapshot(0.0)).collect()]
-    assert len(names) > 15
+    config = build({"pools": [{"name": "p", "engine": "vllm", "replicas": ["http://127.0.0.1:9"]}]})
+    families = [family.name for family in registry(Gateway(config)).collect()]
+    names = [name for name in families if name.startswith("prefixgate_")]
+    assert len(names) > 35
     for name in names:
         assert re.search(rf"`{name.removeprefix('prefixgate_')}(_total)?(\{{\w+\}})?`", table), name
 

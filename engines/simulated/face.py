@@ -281,10 +281,14 @@ class Face:
         return json_response({"prompt": tokens.detokenise(ids)})
 
     async def order_fault(self, request: Request) -> Response:
-        """POST /sim/fault: see `Faults.read`; `stall_s` also stops the engine that long."""
+        """POST /sim/fault: see `Faults.read`; `stall_s` also stops the engine that long.
+
+        `lose_event_batches`: so many of the next batches of KV events reach no subscriber.
+        """
         body = await read_body(request)
         self.faults = Faults.read(body)
         self.service.stall(float(body.get("stall_s", 0)))
+        self.service.lose_event_batches(int(body.get("lose_event_batches", 0)))
         return json_response({"status": "ok"})
 
 

@@ -100,6 +100,7 @@ class KvEventPublisher:
         self._topic = topic.encode()
         self._encode = encode
         self._next_number = 0
+        self._to_lose = 0
         self._buffer: deque[tuple[bytes, bytes]] = deque(maxlen=_BUFFER_BATCHES)
         self._context = zmq.asyncio.Context()
         self._publisher = zmq.Socket(self._context, zmq.PUB)
@@ -125,7 +126,14 @@ class KvEventPublisher:
         number = self._next_number.to_bytes(8, "big")
         self._next_number += 1
         self._buffer.append((number, payload))
+        if self._to_lose:
+            self._to_lose -= 1
+            return
         self._publisher.send_multipart([self._topic, number, payload])
+
+    def lose(self, batches: int) -> None:
+        """Fault injection: this many of the next batches reach no subscriber; a replay still has them."""
+        self._to_lose = batches
 
     async def close(self) -> None:
         """Close both sockets; what is still on its way is dropped."""

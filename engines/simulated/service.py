@@ -112,6 +112,11 @@ class EngineService:
         self._publish()
         return cleared
 
+    def lose_event_batches(self, count: int) -> None:
+        """Fault injection: the next batches of KV events are published to nobody."""
+        if self.publisher is not None:
+            self.publisher.lose(count)
+
     def stall(self, seconds: float) -> None:
         """Fault injection: the engine does nothing for this long."""
         self.stalled_until = asyncio.get_running_loop().time() + seconds

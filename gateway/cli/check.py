@@ -4,6 +4,7 @@ import argparse
 import asyncio
 from typing import Any
 
+import httpx
 import msgspec
 from rich.console import Console
 
@@ -18,6 +19,14 @@ class Finding(msgspec.Struct, frozen=True):
 
     replica: ReplicaView
     warnings: list[str]
+
+
+class _Learned(msgspec.Struct):
+    warnings: dict[str, list[str]]
+
+
+class _View(msgspec.Struct):
+    gateway: _Learned
 
 
 def add_parser(commands: Commands) -> None:
@@ -47,8 +56,24 @@ def _run(options: argparse.Namespace) -> int:
 
 
 async def _probe(config: Config) -> tuple[Snapshot, dict[str, list[str]]]:
+    """What a look at the replicas shows, and what a gateway that runs with this configuration has learned."""
     async with looked_once(config) as gateway:
-        return gateway.snapshot(), gateway.warnings()
+        snapshot, warnings = gateway.snapshot(), gateway.warnings()
+    for replica, sentences in (await _learned(config)).items():
+        seen = warnings.setdefault(replica, [])
+        seen += [sentence for sentence in sentences if sentence not in seen]
+    return snapshot, warnings
+
+
+async def _learned(config: Config) -> dict[str, list[str]]:
+    """The warnings of the running gateway: only traffic shows a broken cache or events that are not heard."""
+    url = f"http://{config.server.host}:{config.server.admin}/api/snapshot"
+    try:
+        async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
+            answer = await client.get(url)
+        return msgspec.json.decode(answer.content, type=_View).gateway.warnings
+    except (httpx.HTTPError, httpx.InvalidURL, msgspec.MsgspecError):
+        return {}  # none runs there
 
 
 def _print(config: Config, findings: list[Finding], usable: bool) -> None:
@@ -81,6 +106,7 @@ def _reported(replica: ReplicaView) -> str:
             f"chunk {_shown(runs)} (wished {_shown(wished)})",
             f"{_shown(report.running_requests)} running",
             f"{_shown(report.waiting_requests)} waiting",
+            f"counted in {replica.cache.counted_in}",
         )
     )
 

@@ -65,7 +65,7 @@ async def _explain(config: Config, endpoint: str, body: bytes) -> tuple[Explanat
 
 async def _explain_cold(config: Config, endpoint: str, body: bytes) -> Explanation:
     async with looked_once(config) as gateway:
-        return explain(gateway, endpoint, body)
+        return await explain(gateway, endpoint, body)
 
 
 def _refusal(answer: httpx.Response) -> GatewayError:
@@ -80,12 +80,14 @@ def _print(explanation: Explanation, source: str) -> None:
     console = Console()
     names = [term.name for term in explanation.candidates[0].terms]
     table = Table(title=f"candidates for model {explanation.model} ({source})")
-    for column in ("replica", "cached / prompt tokens", "in flight", *(f"{name} ms" for name in names), "cost ms", ""):
+    columns = ("replica", "cached / prompt tokens", "confirmed + inferred + promised", "in flight")
+    for column in (*columns, *(f"{name} ms" for name in names), "cost ms", ""):
         table.add_column(column, justify="left" if column in ("replica", "") else "right")
     for row in explanation.candidates:
         table.add_row(
             row.replica,
             f"{row.cached_tokens:,} / {row.prompt_tokens:,}",
+            f"{row.confirmed_tokens:,} + {row.inferred_tokens:,} + {row.promised_tokens:,} by {row.counted_in}",
             str(row.inflight),
             *(f"{term.ms:.1f}" for term in row.terms),
             f"{row.cost_ms:.1f}",

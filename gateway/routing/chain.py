@@ -7,18 +7,45 @@ from xxhash import xxh3_64_intdigest
 
 DEFAULT_BLOCK_BYTES: Final = 256
 """About 64 tokens of English: finer than DeepSeek-V4's hit quantum of 256 tokens, coarse enough to be cheap."""
+TOKEN_BYTES: Final = 4
+"""Token ids are hashed as 4-byte little endian."""
+LEAST_TOKENS: Final = 16
+"""The smallest block of tokens: engines with smaller pages (SGLang's may be 1) are followed in multiples."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChainForm:
+    """What one link of a chain covers: `block` bytes of canonical text, or `block` tokens where `encoding` is named.
+
+    Links of token chains are equal wherever the tokens are, whoever encoded them: `encoding` only says how
+    prompts become tokens.
+    """
+
+    block: int = DEFAULT_BLOCK_BYTES
+    encoding: str = ""
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether `block` and a chain's `length` are tokens, not bytes."""
+        return bool(self.encoding)
 
 
 @dataclass(frozen=True, slots=True)
 class PrefixChain:
     """`hashes[i]` stands for the namespace and the first `i + 1` full blocks of the prompt.
 
-    Only full blocks are hashed, as engines cache only full blocks; `prompt_bytes` counts the rest too.
+    Only full blocks are hashed, as engines cache only full blocks; `length`, in the form's unit, counts the rest
+    too. `salted`: the prompt has a cache of its own by its client's wish; `plain`: it has neither salt nor adapter.
+    A chain of tokens keeps them (4-byte little endian), and says in a word what kind of request was encoded (`shape`).
     """
 
     hashes: tuple[int, ...] = ()
-    prompt_bytes: int = 0
-    block_bytes: int = DEFAULT_BLOCK_BYTES
+    length: int = 0
+    form: ChainForm = ChainForm()
+    salted: bool = False
+    plain: bool = True
+    tokens: bytes = b""
+    shape: str = ""
 
     @property
     def family(self) -> int | None:
@@ -26,16 +53,55 @@ class PrefixChain:
         return self.hashes[0] if self.hashes else None
 
 
-def chain(namespace: bytes, text: bytes, block_bytes: int = DEFAULT_BLOCK_BYTES) -> PrefixChain:
-    """Hash `text` (UTF-8, rendered order) in blocks of `block_bytes`, seeded by `namespace`.
+def token_form(encoding: str, engine_block_tokens: int) -> ChainForm:
+    """The form in which an engine with blocks of this size is followed."""
+    multiple = -(-LEAST_TOKENS // engine_block_tokens)
+    return ChainForm(max(multiple, 1) * engine_block_tokens, encoding)
 
-    Different namespaces (model, adapter, salt, thinking mode) share no hash. Each block's xxh3-64 takes the
-    hash before it as its seed.
+
+def root(namespace: bytes) -> int:
+    """The hash before the first block."""
+    return xxh3_64_intdigest(namespace)
+
+
+def extend(link: int, content: bytes | memoryview, block_bytes: int) -> list[int]:
+    """The links of the full blocks of `content` after `link`: each block's xxh3-64, seeded by the link before."""
+    links = []
+    for start in range(0, len(content) - block_bytes + 1, block_bytes):
+        link = xxh3_64_intdigest(content[start : start + block_bytes], link)
+        links.append(link)
+    return links
+
+
+def chain(
+    namespace: bytes, text: bytes, block_bytes: int = DEFAULT_BLOCK_BYTES, *, salted: bool = False
+) -> PrefixChain:
+    """The chain of a canonical prompt (rendered order) in blocks of `block_bytes`.
+
+    Different namespaces (model, adapter, salt, thinking mode) share no hash.
     """
-    link = xxh3_64_intdigest(namespace)
-    hashes = []
     with memoryview(text) as view:
-        for start in range(0, len(text) - block_bytes + 1, block_bytes):
-            link = xxh3_64_intdigest(view[start : start + block_bytes], link)
-            hashes.append(link)
-    return PrefixChain(tuple(hashes), len(text), block_bytes)
+        links = extend(root(namespace), view, block_bytes)
+    return PrefixChain(tuple(links), len(text), ChainForm(block_bytes), salted)
+
+
+def token_namespace(adapter: str | None, salt: str | None) -> bytes:
+    """What parts the caches of equal token ids: the adapter and the salt."""
+    return b"tokens\0%b\0%b" % ((adapter or "").encode(), (salt or "").encode("utf-8", "surrogatepass"))
+
+
+def token_chain(
+    form: ChainForm, tokens: bytes, *, adapter: str | None = None, salt: str | None = None, shape: str = ""
+) -> PrefixChain:
+    """The chain of a prompt's token ids (4-byte little endian)."""
+    with memoryview(tokens) as view:
+        links = extend(root(token_namespace(adapter, salt)), view, form.block * TOKEN_BYTES)
+    return PrefixChain(
+        tuple(links),
+        len(tokens) // TOKEN_BYTES,
+        form,
+        salted=salt is not None,
+        plain=salt is None and adapter is None,
+        tokens=tokens,
+        shape=shape,
+    )

@@ -1,5 +1,6 @@
 """Learned curves: milliseconds to prefill u uncached tokens, and bytes per token; pure."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
@@ -75,6 +76,11 @@ def best_known(curves: Sequence[PrefillCurve]) -> PrefillCurve:
     return next((curve for curve in curves if curve.observations >= _ENOUGH), curves[-1])
 
 
+def is_plain_text(prompt_bytes: int, prompt_tokens: int) -> bool:
+    """Whether so many tokens can be so many bytes of text; not so with images, or with a stored conversation."""
+    return prompt_tokens > 0 and _TEXT_RATIO[0] <= prompt_bytes / prompt_tokens <= _TEXT_RATIO[1]
+
+
 class TokenRatio:
     """Bytes of canonical prompt per engine token, from `usage.prompt_tokens`; a recency-weighted ratio of sums."""
 
@@ -89,6 +95,27 @@ class TokenRatio:
 
     def observe(self, prompt_bytes: int, prompt_tokens: int) -> None:
         """Learn from one finished request; one that is not plain text (an image, a stored response) is left out."""
-        if prompt_tokens > 0 and _TEXT_RATIO[0] <= prompt_bytes / prompt_tokens <= _TEXT_RATIO[1]:
+        if is_plain_text(prompt_bytes, prompt_tokens):
             self._bytes = self._bytes * _FORGET + prompt_bytes
             self._tokens = self._tokens * _FORGET + prompt_tokens
+
+
+class TokenRatios:
+    """Bytes per token of single prefix families: texts differ more than a hit may be off. The latest count each."""
+
+    def __init__(self, limit: int = 10_000) -> None:
+        self._limit = limit
+        self._ratios: OrderedDict[int, float] = OrderedDict()
+
+    def of(self, family: int | None, otherwise: float) -> float:
+        """The family's ratio, or the pool's where the family was never counted."""
+        return otherwise if family is None else self._ratios.get(family, otherwise)
+
+    def observe(self, family: int | None, prompt_bytes: int, prompt_tokens: int) -> None:
+        """Learn from one finished request."""
+        if family is None or not is_plain_text(prompt_bytes, prompt_tokens):
+            return
+        self._ratios[family] = prompt_bytes / prompt_tokens
+        self._ratios.move_to_end(family)
+        if len(self._ratios) > self._limit:
+            self._ratios.popitem(last=False)

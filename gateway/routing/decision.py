@@ -1,17 +1,23 @@
 """What the router answers: a Decision that explains itself, or a Rejection; pure data."""
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
+from gateway.routing.calibration import Overlap
 from gateway.routing.chain import PrefixChain
+
+ANONYMOUS: Final = "anonymous"
 
 
 class RouteRequest(msgspec.Struct, frozen=True):
     """All that routing may know of a request. `model` None: the client named none.
 
-    `session` is the session affinity unit; `response_id` names a stored Responses object that only its
-    replica can continue; `tried` are replicas that failed this request already.
+    `chain` is of the prompt's text, `token_chains` of its token ids, in the forms that replicas are followed by, as
+    far as they are known. `session` is the session affinity unit; `response_id` names a stored Responses object
+    that only its replica can continue; `tried` are replicas that failed this request already; `tenant` is whoever
+    the request is counted for.
     """
 
     request_id: str
@@ -19,6 +25,8 @@ class RouteRequest(msgspec.Struct, frozen=True):
     chain: PrefixChain
     streams: bool
     accepted_at: float
+    token_chains: tuple[PrefixChain, ...] = ()
+    tenant: str = ANONYMOUS
     session: str | None = None
     response_id: str | None = None
     pinned_pool: str | None = None
@@ -36,8 +44,9 @@ class CostTerm(msgspec.Struct, frozen=True):
 class Candidate(msgspec.Struct, frozen=True):
     """One row of the table that a policy picks from.
 
-    `cached_tokens` is the predicted overlap; `fill` the share (0..1) of the replica's index in use;
-    `others_ms` what this prompt's prefill costs those who come after it.
+    `overlap` is what is believed to be cached, `cached_tokens` what of it is expected to be delivered; `counted_in`
+    says whether that counts tokens or text. `fill` is the share (0..1) of the replica's index in use; `others_ms`
+    what this prompt's prefill costs those who come after it.
     """
 
     replica: str
@@ -46,6 +55,8 @@ class Candidate(msgspec.Struct, frozen=True):
     slot: int
     prompt_tokens: int
     cached_tokens: int
+    overlap: Overlap
+    counted_in: str
     inflight: int
     fill: float
     wait_ms: float

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 import msgspec
 
+from engines.cache_events import CacheEvent
 from engines.reports import EngineDescription, LoadReport, ModelCard, Usage
 
 
@@ -102,6 +103,51 @@ class ResponseStored(msgspec.Struct, frozen=True):
     response_id: str
 
 
+class CacheEvents(msgspec.Struct, frozen=True):
+    """What one data-parallel rank of the replica said of its prefix cache, in order and without a gap so far."""
+
+    replica: str
+    at: float
+    rank: int
+    events: tuple[CacheEvent, ...]
+
+
+class CacheFenced(msgspec.Struct, frozen=True):
+    """Events may be missing: nothing of the replica is believed until `CacheSynced` or `CacheLost` of the rank."""
+
+    replica: str
+    at: float
+    rank: int
+    reason: str
+
+
+class CacheSynced(msgspec.Struct, frozen=True):
+    """From here on the rank's events are complete: all it stores and drops will be said.
+
+    What is known of the rank stays known; `CacheLost` comes before this where it is not.
+    """
+
+    replica: str
+    at: float
+    rank: int
+
+
+class CacheLost(msgspec.Struct, frozen=True):
+    """What the rank said of its cache no longer holds: forget it. Unless `CacheSynced` follows, nobody listens."""
+
+    replica: str
+    at: float
+    rank: int
+    reason: str
+
+
+class CacheReset(msgspec.Struct, frozen=True):
+    """Somebody told the engine to drop its prefix cache, some time before."""
+
+    replica: str
+    at: float
+
+
 Fact = (
     Dispatched
     | FirstToken
@@ -113,4 +159,9 @@ Fact = (
     | ReplicaRestarted
     | LoadReported
     | ResponseStored
+    | CacheEvents
+    | CacheFenced
+    | CacheSynced
+    | CacheLost
+    | CacheReset
 )

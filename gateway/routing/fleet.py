@@ -6,9 +6,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from engines.reports import EngineDescription, LoadReport, PrefillSettings
-from gateway.routing.chain import PrefixChain
-from gateway.routing.curves import PrefillCurve, TokenRatio, best_known
+from engines.reports import EngineDescription, LoadReport, ModelCard, PrefillSettings
+from gateway.routing.beliefs import CacheView
+from gateway.routing.calibration import Overlap
+from gateway.routing.chain import ChainForm, PrefixChain, token_form
+from gateway.routing.curves import PrefillCurve, TokenRatio, TokenRatios, best_known
+from gateway.routing.decision import RouteRequest
+from gateway.routing.token_trust import TokenTrust
 
 DEFAULT_KV_TOKENS: Final = 1_000_000
 """Cache capacity assumed until the engine reports its own."""
@@ -24,22 +28,33 @@ class ReplicaSpec:
 
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
-    """Replicas with the same engine, model and settings; `model` None means whatever the replicas say."""
+    """Replicas with the same engine, model and settings; `model` None means whatever the replicas say.
+
+    `encoding` names the token ids that prompts become there, "" where their chains are of text.
+    """
 
     name: str
     model: str | None
     replicas: tuple[ReplicaSpec, ...]
     prefill: PrefillSettings = PrefillSettings()
+    encoding: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Booking:
-    """One attempt in flight, counted from the moment it was chosen."""
+    """One attempt in flight, counted from the moment it was chosen.
+
+    `chain` is the one that its replica is followed by; `text` the prompt's own, in bytes. `overlap` is what was
+    believed to be cached, `routed_tokens` what of it was expected.
+    """
 
     ticket: int
     request_id: str
     model: str
+    tenant: str
     chain: PrefixChain
+    text: PrefixChain
+    overlap: Overlap
     streams: bool
     accepted_at: float
     booked_at: float
@@ -49,6 +64,8 @@ class Booking:
     wait_ms: float
     prefill_ms: float
     first_token_at: float | None = None
+    token_count: tuple[str, int] | None = None
+    """The kind of request and our count of its tokens, where we have one."""
 
     @property
     def predicted_ttft_ms(self) -> float:
@@ -73,19 +90,19 @@ class ReplicaState(StrEnum):
     DOWN = "down"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Replica:
     """One replica as the router knows it. `slot` is its place in the prefix index."""
 
     spec: ReplicaSpec
     pool: "Pool"
-    slot: int
+    cache: CacheView
     curves: tuple[PrefillCurve, PrefillCurve, PrefillCurve]
     """Its own, its pool's and the fleet's."""
     state: ReplicaState = ReplicaState.STARTING
     reason: str = "not probed yet"
-    models: Mapping[str, int | None] = field(default_factory=dict)
-    """What it says that it serves, with the context in tokens where it says."""
+    models: Mapping[str, ModelCard] = field(default_factory=dict)
+    """What it says that it serves, by name."""
     description: EngineDescription = EngineDescription()
     report: LoadReport = LoadReport()
     reports_cached_tokens: bool = False
@@ -93,6 +110,23 @@ class Replica:
     _prefilling: OrderedDict[int, Booking] = field(default_factory=OrderedDict)
     _prefilling_ms: float = 0.0
     _prefill_since: float = 0.0
+
+    @property
+    def slot(self) -> int:
+        """Its place in the prefix index and in the fleet's order."""
+        return self.cache.slot
+
+    @property
+    def block_tokens(self) -> int | None:
+        """The engine's block size by its own word."""
+        return self.report.block_tokens or self.description.block_tokens
+
+    @property
+    def form(self) -> ChainForm | None:
+        """The form of token chain that the replica is followed by; None where only text will do."""
+        block_tokens = self.cache.ledger.block_tokens or self.block_tokens
+        encoding = self.pool.spec.encoding
+        return token_form(encoding, block_tokens) if encoding and block_tokens else None
 
     @property
     def curve(self) -> PrefillCurve:
@@ -166,8 +200,22 @@ class Pool:
 
     spec: PoolSpec
     token_ratio: TokenRatio = field(default_factory=TokenRatio)
+    family_ratios: TokenRatios = field(default_factory=TokenRatios)
+    token_trust: TokenTrust = field(default_factory=TokenTrust)
     curve: PrefillCurve = field(default_factory=PrefillCurve)
     replicas: list[Replica] = field(default_factory=list)
+
+    def link_tokens(self, chain: PrefixChain) -> float:
+        """Tokens that one link of the chain covers: exact for a chain of tokens, else by bytes per token."""
+        if chain.form.counts_tokens:
+            return chain.form.block
+        return chain.form.block / self.family_ratios.of(chain.family, self.token_ratio.bytes_per_token)
+
+    def token_count(self, request: RouteRequest) -> tuple[str, int] | None:
+        """The request's kind and the number of its tokens as this pool's engines should count them, if known."""
+        encoding = self.spec.encoding
+        chains = (chain for chain in request.token_chains if chain.form.encoding == encoding)
+        return next(((chain.shape, chain.length) for chain in chains), None)
 
 
 class Fleet:
@@ -179,6 +227,8 @@ class Fleet:
         self.curve = PrefillCurve()
         self.served: dict[str, list[Replica]] = {}
         """Every model that can be asked for, with the replicas that serve it, in a stable order."""
+        self.adapters: set[str] = set()
+        """The names among them that are adapters: their prompts share no cache with their model's."""
         self._by_name: dict[str, Replica] = {}
 
     def add_pool(self, spec: PoolSpec) -> Pool:
@@ -186,9 +236,9 @@ class Fleet:
         pool = self.pools[spec.name] = Pool(spec)
         return pool
 
-    def add_replica(self, pool: Pool, spec: ReplicaSpec, slot: int) -> Replica:
+    def add_replica(self, pool: Pool, spec: ReplicaSpec, cache: CacheView) -> Replica:
         """A new replica of the pool; its slot must be the next in order."""
-        replica = Replica(spec, pool, slot, (PrefillCurve(), pool.curve, self.curve))
+        replica = Replica(spec, pool, cache, (PrefillCurve(), pool.curve, self.curve))
         pool.replicas.append(replica)
         self.replicas.append(replica)
         self._by_name[spec.name] = replica
@@ -210,6 +260,8 @@ class Fleet:
         for replica in self.replicas:
             for model in _names(replica):
                 self.served.setdefault(model, []).append(replica)
+        cards = [card for replica in self.replicas for card in replica.models.values()]
+        self.adapters = {card.id for card in cards if card.parent is not None}
 
 
 def _names(replica: Replica) -> Iterator[str]:
@@ -217,3 +269,13 @@ def _names(replica: Replica) -> Iterator[str]:
     if configured is not None:
         yield configured
     yield from sorted(replica.models.keys() - {configured})
+
+
+def chain_for(replica: Replica, request: RouteRequest) -> PrefixChain:
+    """The chain to look a request up by at this replica: of its tokens where they are known and trusted."""
+    form = replica.form
+    if form is not None:
+        for chain in request.token_chains:
+            if chain.form == form and replica.pool.token_trust.trusts(chain.shape):
+                return chain
+    return request.chain

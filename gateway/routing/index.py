@@ -1,120 +1,233 @@
-"""The prefix index: which replica holds which block, bounded per replica; pure."""
+"""The prefix index: which replica holds which block, and how sure we are of it; bounded per replica; pure."""
 
-from collections import OrderedDict
-from typing import Final
+from collections.abc import Iterable, Sequence
+from itertools import islice, repeat
+from typing import Final, NamedTuple
 
 from gateway.routing.chain import PrefixChain
 
-CONFIRMED: Final = 0
-"""Owner of a block that a first token has shown to be computed; any other owner is the ticket that will."""
+SETTLED: Final = 0
+"""Owner of a guessed block that was computed: a first token came. A positive owner is the ticket that promises it."""
+CONFIRMED: Final = -1
+"""Owner of a guessed block that the engine has reported as a hit."""
 
-BLOCK_ENTRY_BYTES: Final = 200
-"""Memory of one block at one replica: its LRU node, its place in the map, two integers (194 by tracemalloc)."""
+GUESS_ENTRY_BYTES: Final = 120
+"""Memory of one guessed block at one replica: its place in two maps and its integers (`make bench-index`)."""
+
+_SURE: Final = 1
+_COMPUTED: Final = 2
+_LIKELY: Final = 4
+_BITS: Final = 3
+_ALL: Final = _LIKELY | _COMPUTED | _SURE
+_STRIDE: Final = 32
+_MOST_MASKS: Final = 65_536
+_EVICT_SHARE: Final = 64
+"""Evicting a 64th of the capacity at once keeps the scan over a dict's vacated front short."""
+
+
+class Depths(NamedTuple):
+    """Leading blocks of a chain at one replica; each figure includes the ones before it.
+
+    `confirmed` by the engine's word; `settled` also those that were computed by our own observation; `likely`
+    also those that a request in flight will compute.
+    """
+
+    confirmed: int = 0
+    settled: int = 0
+    likely: int = 0
 
 
 class PrefixIndex:
-    """A flat map from chained hash to the replicas that hold it, with one LRU per replica.
+    """A flat map from chained hash to the replicas that hold it, in three degrees of certainty.
 
-    Replicas are slots 0, 1, 2, …; a hash's holders are a bit mask of slots. Chained hashes make a tree
-    needless: the holders of block i are a subset of the holders of block i - 1 as long as the LRU forgets
-    tails before heads, which `claim` and `confirm` see to.
+    Replicas are slots 0, 1, 2, …; a hash's holders are a bit mask with three bits a slot. A block is *stated* when
+    the replica's own events say that it is there, *guessed* when our routing makes us think so. Guesses are bounded
+    by an LRU of the replica's capacity that forgets tails before heads, as engines do; statements are bounded by
+    whoever keeps them (`BlockLedger`). A fenced slot holds nothing as far as anyone can see.
     """
 
     def __init__(self) -> None:
         self._holders: dict[int, int] = {}
-        self._held: list[OrderedDict[int, int]] = []
+        self._masks: dict[int, int] = {}  # one object for each mask that occurs
+        self._guessed: list[dict[int, int]] = []  # link -> owner, least recently used first
+        self._stated: list[int] = []
         self._capacity: list[int] = []
+        self._trusted = 0
 
     def add_replica(self, capacity_blocks: int) -> int:
-        """A new slot that remembers at most `capacity_blocks` blocks."""
-        self._held.append(OrderedDict())
+        """A new slot that guesses at most `capacity_blocks` blocks."""
+        slot = len(self._guessed)
+        self._guessed.append({})
+        self._stated.append(0)
         self._capacity.append(capacity_blocks)
-        return len(self._held) - 1
+        self._trusted |= _ALL << _BITS * slot
+        return slot
 
     def resize(self, slot: int, capacity_blocks: int) -> None:
-        """Remember at most `capacity_blocks` for the slot from now on."""
+        """Guess at most `capacity_blocks` for the slot from now on."""
         self._capacity[slot] = capacity_blocks
         self._evict(slot)
 
+    # ── views ────────────────────────────────────────────────────────────────────────────────────
+
     def blocks(self, slot: int) -> int:
         """How many blocks the slot is believed to hold."""
-        return len(self._held[slot])
+        return len(self._guessed[slot]) + self._stated[slot]
+
+    def stated_blocks(self, slot: int) -> int:
+        """How many of them by the engine's events."""
+        return self._stated[slot]
+
+    def is_stated(self, slot: int, link: int) -> bool:
+        """Whether the block is one of them."""
+        return bool(self._holders.get(link, 0) >> _BITS * slot & _SURE) and link not in self._guessed[slot]
 
     def fill(self, slot: int) -> float:
         """Share of the slot's capacity in use, 0..1."""
-        return len(self._held[slot]) / self._capacity[slot]
+        return min(self.blocks(slot) / self._capacity[slot], 1.0)
 
-    def overlaps(self, chain: PrefixChain) -> list[int]:
-        """Leading blocks of the chain held, for every slot."""
-        overlaps = [0] * len(self._held)
-        alive = (1 << len(self._held)) - 1
-        holders = self._holders
-        depth = 0
-        for link in chain.hashes:
-            still = holders.get(link, 0) & alive
-            if still != alive:
-                _record(overlaps, alive & ~still, depth)
-                alive = still
-                if not alive:
-                    return overlaps
-            depth += 1
-        _record(overlaps, alive, depth)
-        return overlaps
+    def fenced(self, slot: int) -> bool:
+        """Whether the slot is fenced."""
+        return not self._trusted >> _BITS * slot & _ALL
+
+    def overlaps(self, chain: PrefixChain) -> list[Depths]:
+        """Leading blocks of the chain held, for every slot: one walk serves all replicas."""
+        depths = [0] * (_BITS * len(self._guessed))
+        alive = self._trusted
+        links, get = chain.hashes, self._holders.get
+        for start in range(0, len(links), _STRIDE):
+            stretch = links[start : start + _STRIDE]
+            common = alive
+            for mask in set(map(get, stretch, repeat(0))):  # few differ, and the set is made without our help
+                common &= mask
+            if common == alive:
+                continue
+            for depth, link in enumerate(stretch, start):
+                still = alive & get(link, 0)
+                if still != alive:
+                    _record(depths, alive ^ still, depth)
+                    alive = still
+            if not alive:
+                break
+        _record(depths, alive, len(links))
+        return [Depths(*depths[at : at + _BITS]) for at in range(0, len(depths), _BITS)]
+
+    # ── guesses ──────────────────────────────────────────────────────────────────────────────────
 
     def claim(self, slot: int, chain: PrefixChain, ticket: int) -> None:
-        """The attempt `ticket` will make the slot hold the whole chain; touches what it holds already."""
-        held, bit, holders = self._held[slot], 1 << slot, self._holders
-        for link in reversed(chain.hashes):  # the head is touched last, so tails are forgotten first
-            owner = held.get(link)
+        """The attempt `ticket` will make the slot hold the whole chain."""
+        guessed, shift = self._guessed[slot], _BITS * slot
+        holders = self._holders
+        for link in reversed(chain.hashes):  # the head is the last to be forgotten
+            owner = guessed.get(link)
             if owner is None:
-                held[link] = ticket
-                holders[link] = holders.get(link, 0) | bit
-            else:
-                held.move_to_end(link)
-                if owner != CONFIRMED:
-                    held[link] = ticket
+                mask = holders.get(link, 0)
+                if not mask >> shift & _LIKELY:
+                    guessed[link] = ticket
+                    self._mark(link, mask | _LIKELY << shift)
+            elif owner > 0:
+                guessed[link] = ticket
         self._evict(slot)
 
-    def confirm(self, slot: int, chain: PrefixChain) -> None:
+    def settle(self, slot: int, chain: PrefixChain) -> None:
         """A first token came: the slot has computed the whole chain."""
-        held, bit, holders = self._held[slot], 1 << slot, self._holders
-        for link in reversed(chain.hashes):  # in the order of `claim`, for what was forgotten since
-            if link not in held:
-                holders[link] = holders.get(link, 0) | bit
-            held[link] = CONFIRMED
-            held.move_to_end(link)
-        self._evict(slot)
+        self._learn(slot, chain.hashes, SETTLED, _LIKELY | _COMPUTED)
+
+    def confirm(self, slot: int, chain: PrefixChain, blocks: int) -> None:
+        """The engine reported a hit of the first `blocks` blocks."""
+        self._learn(slot, chain.hashes[:blocks], CONFIRMED, _ALL)
 
     def withdraw(self, slot: int, chain: PrefixChain, ticket: int) -> None:
-        """The attempt died before its first token: forget the blocks that rested on its promise alone."""
-        held = self._held[slot]
+        """The attempt's promise will not be kept: forget the blocks that rested on it alone."""
+        guessed = self._guessed[slot]
         for link in chain.hashes:
-            if held.get(link) == ticket:
-                del held[link]
-                self._drop(slot, link)
+            if guessed.get(link) == ticket:
+                del guessed[link]
+                self._unmark(slot, link)
 
-    def clear(self, slot: int) -> None:
+    def forget(self, slot: int, links: Iterable[int]) -> None:
+        """The slot does not hold these blocks, whatever made us think so. Statements stay counted by their keeper."""
+        guessed = self._guessed[slot]
+        for link in links:
+            if guessed.pop(link, None) is not None:
+                self._unmark(slot, link)
+
+    def forget_guesses(self, slot: int) -> None:
         """The replica lost its cache."""
-        for link in self._held[slot]:
-            self._drop(slot, link)
-        self._held[slot].clear()
+        for link in self._guessed[slot]:
+            self._unmark(slot, link)
+        self._guessed[slot].clear()
+
+    # ── statements ───────────────────────────────────────────────────────────────────────────────
+
+    def state(self, slot: int, links: Iterable[int]) -> None:
+        """The engine says that it holds these blocks."""
+        guessed, bits = self._guessed[slot], _ALL << _BITS * slot
+        get, holders, intern = self._holders.get, self._holders, self._masks.setdefault
+        count = 0
+        for link in links:
+            before = get(link, 0)
+            mask = before | bits
+            if guessed.pop(link, None) is not None or mask != before:
+                count += 1
+                holders[link] = intern(mask, mask)
+        self._stated[slot] += count
+
+    def retract(self, slot: int, links: Iterable[int]) -> None:
+        """The engine says that it no longer holds these blocks; what is guessed meanwhile stays a guess."""
+        guessed, bits = self._guessed[slot], _ALL << _BITS * slot
+        for link in links:
+            if link not in guessed and self._holders.get(link, 0) & bits:
+                self._unmark(slot, link)
+                self._stated[slot] -= 1
+
+    def fence(self, slot: int) -> None:
+        """Show nothing of the slot until `trust`."""
+        self._trusted &= ~(_ALL << _BITS * slot)
+
+    def trust(self, slot: int) -> None:
+        """Show what the slot holds again."""
+        self._trusted |= _ALL << _BITS * slot
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────
+
+    def _learn(self, slot: int, links: Sequence[int], owner: int, bits: int) -> None:
+        guessed, shift, holders = self._guessed[slot], _BITS * slot, self._holders
+        pop = guessed.pop
+        for link in reversed(links):
+            before = pop(link, None)
+            mask = holders.get(link, 0)
+            if before is None and mask >> shift & _LIKELY:
+                continue  # stated
+            guessed[link] = owner if before is None else min(owner, before)  # now the most recently used
+            wanted = mask | bits << shift
+            if wanted != mask:
+                self._mark(link, wanted)
+        self._evict(slot)
 
     def _evict(self, slot: int) -> None:
-        held, capacity = self._held[slot], self._capacity[slot]
-        while len(held) > capacity:
-            link, _ = held.popitem(last=False)
-            self._drop(slot, link)
+        guessed, capacity = self._guessed[slot], self._capacity[slot]
+        if len(self._masks) > _MOST_MASKS:
+            self._masks.clear()  # those in use are kept by `_holders`
+        surplus = len(guessed) - capacity
+        if surplus > 0:
+            for link in list(islice(guessed, surplus + capacity // _EVICT_SHARE)):
+                del guessed[link]
+                self._unmark(slot, link)
 
-    def _drop(self, slot: int, link: int) -> None:
-        left = self._holders[link] & ~(1 << slot)
-        if left:
-            self._holders[link] = left
+    def _mark(self, link: int, mask: int) -> None:
+        self._holders[link] = self._masks.setdefault(mask, mask)
+
+    def _unmark(self, slot: int, link: int) -> None:
+        mask = self._holders[link] & ~(_ALL << _BITS * slot)
+        if mask:
+            self._mark(link, mask)
         else:
             del self._holders[link]
 
 
-def _record(overlaps: list[int], slots: int, depth: int) -> None:
-    while slots:
-        lowest = slots & -slots
-        overlaps[lowest.bit_length() - 1] = depth
-        slots ^= lowest
+def _record(depths: list[int], bits: int, depth: int) -> None:
+    while bits:
+        lowest = bits & -bits
+        depths[lowest.bit_length() - 1] = depth
+        bits ^= lowest

@@ -16,9 +16,12 @@ from gateway.routing.histogram import (
     SECONDS,
     Histogram,
 )
+from gateway.routing.waterfall import Waterfall, Waterfalls
 
 RECENT_TTFTS: Final = 512
 RECENT_REQUESTS: Final = 1000
+TENANTS: Final = 1000
+FAMILIES: Final = 5000
 
 
 class Key(NamedTuple):
@@ -31,7 +34,7 @@ class Key(NamedTuple):
 
 @dataclass(slots=True)
 class Series:
-    """Sums for one key. Token sums cover the requests whose usage the engine reported, all three kinds alike.
+    """Sums for one key. `waterfall` covers the requests whose cached tokens the engine reported.
 
     `unreported_prompt_tokens` are those of `prompt_tokens` for which the engine never says what was cached.
     """
@@ -41,9 +44,7 @@ class Series:
     prompt_tokens: int = 0
     unreported_prompt_tokens: int = 0
     completion_tokens: int = 0
-    available_tokens: int = 0
-    routed_tokens: int = 0
-    delivered_tokens: int = 0
+    waterfall: Waterfall = field(default_factory=Waterfall)
     ttft: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     itl: Histogram = field(default_factory=lambda: Histogram(ITL_SECONDS))
     request: Histogram = field(default_factory=lambda: Histogram(SECONDS))
@@ -64,21 +65,14 @@ class Series:
         self.recent_ttft_s.append(ttft_s)
         self.ttft_error.observe(now - booking.booked_at - booking.predicted_ttft_ms / 1000)
 
-    def used(self, booking: Booking, usage: Usage, reports_cached_tokens: bool) -> None:
-        """Count a request's tokens by the engine's word.
-
-        An engine that reports cached tokens at all may leave the field out when there were none.
-        """
+    def used(self, booking: Booking, usage: Usage, delivered: int | None) -> None:
+        """Count a request's tokens; `delivered` None: the engine does not say what was cached."""
         self.prompt_tokens += usage.prompt_tokens
         self.completion_tokens += usage.completion_tokens
-        if usage.cached_tokens is None and not reports_cached_tokens:
+        if delivered is None:
             self.unreported_prompt_tokens += usage.prompt_tokens
-            return
-        delivered = usage.cached_tokens or 0
-        self.available_tokens += booking.available_tokens
-        self.routed_tokens += booking.routed_tokens
-        self.delivered_tokens += delivered
-        self.prediction_error.observe(delivered - booking.routed_tokens)
+        else:
+            self.prediction_error.observe(delivered - booking.routed_tokens)
 
 
 @dataclass(slots=True)
@@ -99,6 +93,8 @@ class Scoreboard:
     def __init__(self) -> None:
         self.series: dict[Key, Series] = {}
         self.requests: OrderedDict[str, RequestRecord] = OrderedDict()
+        self.tenants: Waterfalls[str] = Waterfalls(TENANTS)
+        self.families: Waterfalls[int | None] = Waterfalls(FAMILIES)
 
     def of(self, pool: str, replica: str, model: str) -> Series:
         """The series of those labels, made when first asked for."""

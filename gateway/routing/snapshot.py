@@ -1,13 +1,23 @@
 """The snapshot: one frozen view of all that the router knows, for dashboard, metrics and tests; pure."""
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from math import ceil
+from typing import Final, TypeVar
 
 from engines.reports import EngineDescription, LoadReport, PrefillSettings
+from gateway.routing.detector import BrokenCache
 from gateway.routing.fleet import Fleet, Replica
 from gateway.routing.histogram import Histogram
-from gateway.routing.index import BLOCK_ENTRY_BYTES, PrefixIndex
+from gateway.routing.index import GUESS_ENTRY_BYTES, PrefixIndex
+from gateway.routing.ledger import LEDGER_ENTRY_BYTES
 from gateway.routing.scoreboard import Key, Scoreboard, Series
+from gateway.routing.waterfall import Waterfall, Waterfalls
+
+SHOWN: Final = 50
+"""Tenants and prefix families shown one by one: those with most prompt tokens."""
+
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +38,54 @@ class SeriesView:
     available_tokens: int
     routed_tokens: int
     delivered_tokens: int
+    routing_loss_tokens: int
+    index_loss_tokens: int
+    index_gain_tokens: int
     hit_rate: float | None
     ttft_p50_s: float | None
     ttft_p90_s: float | None
     ttft_p99_s: float | None
     histograms: dict[str, Histogram]
+
+
+@dataclass(frozen=True, slots=True)
+class WaterfallView:
+    """Cached tokens of one tenant or prefix family, from available to delivered; `name` "" for all others."""
+
+    name: str
+    requests: int
+    prompt_tokens: int
+    available_tokens: int
+    routed_tokens: int
+    delivered_tokens: int
+    routing_loss_tokens: int
+    index_loss_tokens: int
+    index_gain_tokens: int
+    hit_rate: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheBeliefView:
+    """How sure we are of what a replica holds.
+
+    `source` is "events" (its own word), "fenced" (events may be missing: nothing is believed), or "guess" (our
+    routing, corrected by its answers), with the reason where there is one. The curves are pairs of believed and
+    delivered tokens. `orphans` are stored blocks in events that nobody knows the beginning of.
+    """
+
+    source: str
+    reason: str
+    counted_in: str
+    stated_blocks: int
+    confirmed_curve: tuple[tuple[float, float], ...]
+    inferred_curve: tuple[tuple[float, float], ...]
+    promised_curve: tuple[tuple[float, float], ...]
+    calibrated_on: int
+    quantum_tokens: int
+    minimum_tokens: int
+    capacity_share: float
+    orphans: int
+    broken: BrokenCache | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +105,7 @@ class ReplicaView:
     index_blocks: int
     index_bytes: int
     index_fill: float
+    cache: CacheBeliefView
     curve_base_ms: float
     curve_ms_per_token: float
     report: LoadReport
@@ -62,11 +116,13 @@ class ReplicaView:
 
 @dataclass(frozen=True, slots=True)
 class PoolView:
-    """A pool as of the snapshot's time."""
+    """A pool as of the snapshot's time. `token_doubts`: sentences on prompts whose token ids are not the engine's."""
 
     name: str
     model: str | None
     bytes_per_token: float
+    encoding: str
+    token_doubts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +134,8 @@ class Snapshot:
     pools: tuple[PoolView, ...]
     replicas: tuple[ReplicaView, ...]
     series: tuple[SeriesView, ...]
+    tenants: tuple[WaterfallView, ...]
+    families: tuple[WaterfallView, ...]
 
 
 def take_snapshot(policy: str, fleet: Fleet, index: PrefixIndex, scoreboard: Scoreboard, now: float) -> Snapshot:
@@ -86,10 +144,72 @@ def take_snapshot(policy: str, fleet: Fleet, index: PrefixIndex, scoreboard: Sco
         at=now,
         policy=policy,
         pools=tuple(
-            PoolView(pool.spec.name, pool.spec.model, pool.token_ratio.bytes_per_token) for pool in fleet.pools.values()
+            PoolView(
+                name=pool.spec.name,
+                model=pool.spec.model,
+                bytes_per_token=pool.token_ratio.bytes_per_token,
+                encoding=pool.spec.encoding,
+                token_doubts=tuple(pool.token_trust.sentences),
+            )
+            for pool in fleet.pools.values()
         ),
         replicas=tuple(_replica_view(replica, index, now) for replica in fleet.replicas),
         series=tuple(_series_view(key, series) for key, series in scoreboard.series.items()),
+        tenants=_waterfalls(scoreboard.tenants, str),
+        families=_waterfalls(scoreboard.families, _family_name),
+    )
+
+
+def _waterfalls(of: Waterfalls[K], name: Callable[[K], str]) -> tuple[WaterfallView, ...]:
+    """The largest, and all others together."""
+    shown = [_waterfall_view(name(key), fall) for key, fall in of.largest(SHOWN)]
+    rest = of.rest(SHOWN)
+    return (*shown, _waterfall_view("", rest)) if rest.requests else tuple(shown)
+
+
+def _family_name(family: int | None) -> str:
+    return "short" if family is None else f"{family:016x}"
+
+
+def _waterfall_view(name: str, fall: Waterfall) -> WaterfallView:
+    return WaterfallView(
+        name=name,
+        requests=fall.requests,
+        prompt_tokens=fall.prompt_tokens,
+        available_tokens=fall.available,
+        routed_tokens=fall.routed,
+        delivered_tokens=fall.delivered,
+        routing_loss_tokens=fall.routing_loss,
+        index_loss_tokens=fall.index_loss,
+        index_gain_tokens=fall.index_gain,
+        hit_rate=fall.hit_rate,
+    )
+
+
+def _index_bytes(replica: Replica, index: PrefixIndex) -> int:
+    """Estimated memory of what is known of the replica's cache."""
+    guesses = index.blocks(replica.slot) - index.stated_blocks(replica.slot)
+    return guesses * GUESS_ENTRY_BYTES + replica.cache.ledger.blocks * LEDGER_ENTRY_BYTES
+
+
+def _cache_view(replica: Replica, index: PrefixIndex) -> CacheBeliefView:
+    view = replica.cache
+    learned = view.calibration
+    source = "fenced" if view.fences else "events" if view.covered else "guess"
+    return CacheBeliefView(
+        source=source,
+        reason="; ".join(sorted(set(view.fences.values()))) or view.lost_reason,
+        counted_in="text" if replica.form is None else f"blocks of {replica.form.block} tokens",
+        stated_blocks=index.stated_blocks(replica.slot),
+        confirmed_curve=learned.confirmed.points,
+        inferred_curve=learned.inferred.points,
+        promised_curve=learned.promised.points,
+        calibrated_on=learned.observations,
+        quantum_tokens=learned.quantum,
+        minimum_tokens=learned.minimum,
+        capacity_share=view.capacity_share,
+        orphans=view.ledger.orphans,
+        broken=view.watch.broken,
     )
 
 
@@ -106,8 +226,9 @@ def _replica_view(replica: Replica, index: PrefixIndex, now: float) -> ReplicaVi
         inflight=len(replica.bookings),
         wait_ms=replica.wait_ms(now),
         index_blocks=index.blocks(replica.slot),
-        index_bytes=index.blocks(replica.slot) * BLOCK_ENTRY_BYTES,
+        index_bytes=_index_bytes(replica, index),
         index_fill=index.fill(replica.slot),
+        cache=_cache_view(replica, index),
         curve_base_ms=replica.curve.base_ms,
         curve_ms_per_token=replica.curve.ms_per_token,
         report=replica.report,
@@ -118,7 +239,7 @@ def _replica_view(replica: Replica, index: PrefixIndex, now: float) -> ReplicaVi
 
 
 def _series_view(key: Key, series: Series) -> SeriesView:
-    reported = series.prompt_tokens - series.unreported_prompt_tokens
+    fall = series.waterfall
     recent = sorted(series.recent_ttft_s)
     return SeriesView(
         pool=key.pool,
@@ -129,10 +250,13 @@ def _series_view(key: Key, series: Series) -> SeriesView:
         prompt_tokens=series.prompt_tokens,
         unreported_prompt_tokens=series.unreported_prompt_tokens,
         completion_tokens=series.completion_tokens,
-        available_tokens=series.available_tokens,
-        routed_tokens=series.routed_tokens,
-        delivered_tokens=series.delivered_tokens,
-        hit_rate=series.delivered_tokens / reported if reported else None,
+        available_tokens=fall.available,
+        routed_tokens=fall.routed,
+        delivered_tokens=fall.delivered,
+        routing_loss_tokens=fall.routing_loss,
+        index_loss_tokens=fall.index_loss,
+        index_gain_tokens=fall.index_gain,
+        hit_rate=fall.hit_rate,
         ttft_p50_s=quantile(recent, 0.5),
         ttft_p90_s=quantile(recent, 0.9),
         ttft_p99_s=quantile(recent, 0.99),

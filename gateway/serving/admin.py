@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from gateway import __version__
 from gateway.errors import bad_request
 from gateway.routing.snapshot import Snapshot
+from gateway.serving.events.intake import FeedStatus
 from gateway.serving.explanation import explain, explain_record
 from gateway.serving.framework import TheGateway
 from gateway.serving.gateway import Gateway
@@ -32,6 +33,7 @@ class GatewayView(msgspec.Struct, frozen=True):
     uptime_s: float
     notices: list[str]
     warnings: dict[str, list[str]]
+    feeds: tuple[FeedStatus, ...]
 
 
 class AdminView(msgspec.Struct, frozen=True):
@@ -48,7 +50,7 @@ async def _dashboard() -> str:
 
 @routes.get("/metrics")
 async def _metrics(gateway: TheGateway) -> Response:
-    return Response(generate_latest(registry(gateway.snapshot)), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(registry(gateway)), media_type=CONTENT_TYPE_LATEST)
 
 
 @routes.get("/api/snapshot")
@@ -97,7 +99,7 @@ async def _request(gateway: TheGateway, request_id: str) -> Response:
 
 @routes.post("/api/explain")
 async def _explain(gateway: TheGateway, request: Request, endpoint: str = "/v1/chat/completions") -> Response:
-    explanation = explain(gateway, endpoint, await request.body())
+    explanation = await explain(gateway, endpoint, await request.body())
     return json_response(msgspec.json.encode(explanation))
 
 
@@ -109,6 +111,7 @@ def encoded_view(gateway: Gateway) -> bytes:
         uptime_s=time.time() - gateway.started_at,
         notices=gateway.config.notices(),
         warnings=gateway.warnings(),
+        feeds=gateway.feeds.statuses(),
     )
     return msgspec.json.encode(AdminView(view, snapshot))
 

@@ -6,11 +6,11 @@ front end can drive the same life. Retrying is decided here and nowhere else.
 
 from engines.reports import EngineError
 from gateway.errors import GatewayError, Origin
-from gateway.routing.chain import PrefixChain
 from gateway.routing.decision import Candidate, Decision, Rejection, RejectionReason, RouteRequest
 from gateway.routing.facts import Outcome, Refused, ResponseStored
 from gateway.serving import headers as header_rules
 from gateway.serving.attempt import Attempt
+from gateway.serving.chains import Chains
 from gateway.serving.engine_client import EngineGoneError, EngineResponse, EngineUnreachableError
 from gateway.serving.gateway import Backend, Gateway
 from gateway.serving.headers import HeaderList
@@ -52,13 +52,13 @@ class Exchange:
         except GatewayError as error:
             await self.refuse(error)
             return
-        links = self._gateway.chain_of(request)
+        chains = await self._gateway.chains_of(request, body)
         live = self._gateway.live_ids
         if self._engine_id in live:  # SGLang refuses a second live request of one id
             self._engine_id = f"{self.request_id[:100]}-{id(self):x}"
         live.add(self._engine_id)
         try:
-            await self._serve(request, links, body, received_at)
+            await self._serve(request, chains, body, received_at)
         finally:
             live.discard(self._engine_id)
 
@@ -68,11 +68,11 @@ class Exchange:
         self._gateway.observe(Refused(self._gateway.clock(), model, outcome))
         await self._send_error(error, None)
 
-    async def _serve(self, request: InferenceRequest, links: PrefixChain, body: bytes, received_at: float) -> None:
+    async def _serve(self, request: InferenceRequest, chains: Chains, body: bytes, received_at: float) -> None:
         """Try replicas until one answers, a refusal is final, or none is left."""
         tried: list[str] = []
         route_at = self._gateway.clock()
-        answer = self._gateway.router.route(self._route_request(request, links, tried), route_at)
+        answer = self._gateway.router.route(self._route_request(request, chains, tried), route_at)
         if isinstance(answer, Rejection):
             await self._rejected(answer, request)
             return
@@ -86,7 +86,7 @@ class Exchange:
                 return
             except AttemptLostError as failure:
                 route_at = self._gateway.clock()
-                following = self._reroute(failure, self._route_request(request, links, tried), route_at)
+                following = self._reroute(failure, self._route_request(request, chains, tried), route_at)
                 if following is None:
                     attempt.finish(_outcome(failure))
                     await self._send_failure(failure, answer.chosen)
@@ -104,14 +104,16 @@ class Exchange:
         answer = self._gateway.router.route(request, now)
         return answer if isinstance(answer, Decision) else None
 
-    def _route_request(self, request: InferenceRequest, links: PrefixChain, tried: list[str]) -> RouteRequest:
+    def _route_request(self, request: InferenceRequest, chains: Chains, tried: list[str]) -> RouteRequest:
         text = header_rules.first_text
         return RouteRequest(
             request_id=self.request_id,
             model=request.model,
-            chain=links,
+            chain=chains.text,
+            token_chains=chains.tokens,
             streams=request.stream,
             accepted_at=self._accepted_at,
+            tenant=header_rules.tenant(self._headers),
             session=text(self._headers, b"x-session-id") or request.session,
             response_id=request.previous_response_id,
             pinned_pool=text(self._headers, b"x-prefixgate-pool"),

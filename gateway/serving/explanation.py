@@ -12,11 +12,19 @@ from gateway.wire.request import Endpoint, parse
 
 
 class CandidateView(msgspec.Struct, frozen=True):
-    """One row of the candidate table; terms and cost in milliseconds to the first token."""
+    """One row of the candidate table; terms and cost in milliseconds to the first token.
+
+    `cached_tokens` are expected, of those that are confirmed, inferred or promised; `counted_in` is "tokens" or
+    "text".
+    """
 
     replica: str
     pool: str
     cached_tokens: int
+    confirmed_tokens: int
+    inferred_tokens: int
+    promised_tokens: int
+    counted_in: str
     prompt_tokens: int
     inflight: int
     terms: tuple[CostTerm, ...]
@@ -39,17 +47,18 @@ class Explanation(msgspec.Struct, frozen=True):
     usage: Usage | None = None
 
 
-def explain(gateway: Gateway, endpoint: str, body: bytes) -> Explanation:
+async def explain(gateway: Gateway, endpoint: str, body: bytes) -> Explanation:
     """What the router would do with this body now; nothing is booked. Raises GatewayError."""
     try:
         request = parse(Endpoint(endpoint), body)
     except ValueError as error:
         raise bad_request(f"`{endpoint}` is not an inference endpoint", "endpoint") from error
+    chains = await gateway.chains_of(request, body)
     now = gateway.clock()
-    links = gateway.chain_of(request)
-    answer = gateway.router.preview(
-        RouteRequest("preview", request.model, links, request.stream, now, session=request.session), now
+    asked = RouteRequest(
+        "preview", request.model, chains.text, request.stream, now, chains.tokens, session=request.session
     )
+    answer = gateway.router.preview(asked, now)
     if isinstance(answer, Rejection):
         raise rejection_error(answer)
     return _explanation(answer)
@@ -73,6 +82,10 @@ def _explanation(decision: Decision) -> Explanation:
             replica=candidate.replica,
             pool=candidate.pool,
             cached_tokens=candidate.cached_tokens,
+            confirmed_tokens=candidate.overlap.confirmed,
+            inferred_tokens=candidate.overlap.inferred,
+            promised_tokens=candidate.overlap.promised,
+            counted_in=candidate.counted_in,
             prompt_tokens=candidate.prompt_tokens,
             inflight=candidate.inflight,
             terms=candidate.terms,

@@ -11,15 +11,19 @@ from engines.dialect import Dialect
 from engines.registry import dialect
 from engines.reports import EngineCall
 from gateway.config import Config
-from gateway.routing.chain import PrefixChain, chain
-from gateway.routing.facts import Fact, ReplicaDown
+from gateway.routing.facts import Fact, ReplicaDown, ReplicaRestarted
 from gateway.routing.router import Router
 from gateway.routing.snapshot import ReplicaView, Snapshot
+from gateway.serving.chains import Chains, text_chain, token_chains
 from gateway.serving.engine_client import EngineClient, EngineGoneError, TimeLimits
+from gateway.serving.events.feeds import EventFeeds
 from gateway.serving.headers import HeaderList
+from gateway.serving.tokenise.calls import Site
+from gateway.serving.tokenise.tokenisers import Tokenisers
 from gateway.wire.request import InferenceRequest
 
 ABORT_BODY_BYTES = 1 << 20
+EVENTS_FLAG = "--kv-events-config"
 
 
 class Backend(msgspec.Struct, frozen=True):
@@ -49,7 +53,12 @@ class Gateway:
         limits = config.timeouts
         self.engines = EngineClient(TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s))
         self.backends = {backend.name: backend for backend in _backends(config)}
+        self.tokenisers = Tokenisers(config, self.engines, self._sites)
+        self.feeds = EventFeeds(config, self.observe, self.clock)
         self.models = {pool.name: pool.model for pool in config.pools}
+        self._encodings = {pool.name: pool.encoding for pool in config.pools}
+        self.token_differences: dict[str, list[str]] = {}
+        """By replica: how its tokens of a sample differ from ours."""
         self.live_ids: set[str] = set()
         self.suspects: set[str] = set()
         """Replicas that are down by a request's word, not by the poller's."""
@@ -65,11 +74,21 @@ class Gateway:
         self.suspects.add(backend.name)
         self.observe(ReplicaDown(backend.name, self.clock(), reason))
 
-    def chain_of(self, request: InferenceRequest) -> PrefixChain:
-        """The prompt's prefix chain; an empty one for what leaves nothing in an engine's prefix cache."""
+    async def chains_of(self, request: InferenceRequest, body: bytes) -> Chains:
+        """The prompt's prefix chains; empty ones for what leaves nothing in an engine's prefix cache."""
         if not request.endpoint.generates:
-            return PrefixChain()
-        return chain(request.prompt.namespace, request.prompt.text, self.router.block_bytes)
+            return Chains()
+        text = text_chain(request, self.router.block_bytes)
+        forms = self.router.token_forms()
+        if not forms:
+            return Chains(text)
+        return Chains(text, await token_chains(request, body, forms, self.tokenisers, self.router.adapters()))
+
+    def _sites(self, pool: str) -> list[Site]:
+        """Replicas of a pool that may be asked to tokenise, the least busy first."""
+        views = [view for view in self.snapshot().replicas if view.pool == pool and view.state == "up"]
+        backends = [self.backends[view.name] for view in sorted(views, key=lambda view: view.inflight)]
+        return [Site(backend.url, backend.credentials) for backend in backends]
 
     def snapshot(self) -> Snapshot:
         """The router's view, now."""
@@ -77,7 +96,17 @@ class Gateway:
 
     def warnings(self) -> dict[str, list[str]]:
         """By replica that is up: what is missing or differs from the configuration, and what to do about it."""
-        return {replica.name: self._warnings(replica) for replica in self.snapshot().replicas if replica.state == "up"}
+        snapshot = self.snapshot()
+        doubts = {pool.name: pool.token_doubts for pool in snapshot.pools}
+        return {
+            replica.name: [
+                *self._warnings(replica),
+                *doubts[replica.pool],
+                *self.token_differences.get(replica.name, []),
+            ]
+            for replica in snapshot.replicas
+            if replica.state == "up"
+        }
 
     def _warnings(self, replica: ReplicaView) -> list[str]:
         backend = self.backends[replica.name]
@@ -86,7 +115,32 @@ class Gateway:
         if model is not None and replica.models and model not in replica.models:
             served = ", ".join(replica.models)
             warnings.append(f"it serves {served}, not {model}: restart it with --served-model-name {model}")
-        return warnings
+        if replica.description.publishes_events and self._encodings[replica.pool] == "":
+            warnings.append("it publishes KV events, which are of no use until the pool says how to count `tokens`")
+        if replica.cache.broken is not None:
+            warnings.append(replica.cache.broken.sentence)
+        if replica.description.publishes_events is False and self.feeds.wanted(replica.pool):
+            flags = backend.dialect.measuring_flags()
+            flag, value = flags[flags.index(EVENTS_FLAG) :][:2]
+            warnings.append(f"it publishes no KV events, so what it caches is guessed: restart with {flag} '{value}'")
+        return warnings + self.feeds.warnings(replica.name) + self.token_differences.get(replica.name, [])
+
+    async def compare_tokens(self, backend: Backend, served: str | None) -> None:
+        """Ask a replica whether it makes the same tokens of a sample as its pool's tokenizer.
+
+        `served` is a model that it has, for a pool that names none.
+        """
+        model = self.models[backend.pool] or served
+        said = await self.tokenisers.disagreement(
+            self._encodings[backend.pool], backend.url, backend.credentials, model
+        )
+        self.token_differences[backend.name] = [] if said is None else [said]
+
+    def restarted(self, backend: Backend) -> None:
+        """A replica's process is a new one."""
+        self.observe(ReplicaRestarted(backend.name, self.clock()))
+        self.feeds.restarted(backend.name)
+        self.tokenisers.forget(self._encodings[backend.pool])
 
     def abort(self, backend: Backend, request_id: str) -> None:
         """Tell an engine to stop a request for which closing the connection is not enough, without waiting.
@@ -105,6 +159,8 @@ class Gateway:
         """Close what is open towards the engines."""
         if self._background:
             await asyncio.wait(self._background, timeout=1.0)
+        await self.feeds.close()
+        self.tokenisers.close()
         await self.engines.close()
 
     async def _call(self, backend: Backend, call: EngineCall) -> None:

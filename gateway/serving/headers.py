@@ -2,9 +2,10 @@
 
 import re
 import secrets
+from hashlib import blake2b
 from typing import Final
 
-from gateway.routing.decision import Candidate
+from gateway.routing.decision import ANONYMOUS, Candidate
 
 HeaderList = list[tuple[bytes, bytes]]
 
@@ -38,6 +39,14 @@ def first_text(headers: HeaderList, name: bytes) -> str | None:
     """The first value of a header as text; None if absent or empty."""
     value = first(headers, name)
     return value.decode("latin-1") if value else None
+
+
+def tenant(headers: HeaderList) -> str:
+    """Whom to count a request for: a name made of the client's API key, from which the key cannot be told."""
+    key = first(headers, b"authorization") or first(headers, b"x-api-key")
+    if not key:
+        return ANONYMOUS
+    return "key-" + blake2b(key.split()[-1] if key.split() else key, digest_size=4, person=b"prefixgate").hexdigest()
 
 
 def for_engine(headers: HeaderList, extra: HeaderList) -> HeaderList:

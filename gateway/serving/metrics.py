@@ -15,7 +15,9 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from gateway.routing.histogram import Histogram
-from gateway.routing.snapshot import ReplicaView, SeriesView, Snapshot
+from gateway.routing.snapshot import ReplicaView, SeriesView, Snapshot, WaterfallView
+from gateway.serving.events.intake import FeedStatus
+from gateway.serving.gateway import Gateway
 
 LABELS = ("pool", "replica", "model")
 
@@ -30,10 +32,11 @@ HISTOGRAMS = {
 }
 
 
-def registry(snapshot: Callable[[], Snapshot]) -> CollectorRegistry:
-    """A registry with our collector and the process's own."""
+def registry(gateway: Gateway) -> CollectorRegistry:
+    """A registry with our collectors and the process's own."""
     made = CollectorRegistry()
-    made.register(SnapshotCollector(snapshot))
+    made.register(SnapshotCollector(gateway.snapshot))
+    made.register(SourcesCollector(gateway))
     ProcessCollector(registry=made)
     PlatformCollector(registry=made)
     GCCollector(registry=made)
@@ -56,6 +59,63 @@ class SnapshotCollector(Collector):
         yield from _counters(snapshot.series)
         yield from _histograms(snapshot.series)
         yield from _gauges(snapshot.replicas)
+        yield from _tenants(snapshot.tenants)
+
+
+class SourcesCollector(Collector):
+    """What knowledge of caches is made of: event feeds and token ids."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing up front."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        yield from self._feeds()
+        yield from self._tokens()
+
+    def _feeds(self) -> Iterator[Metric]:
+        readings: dict[str, tuple[str, Callable[[FeedStatus], int]]] = {
+            "cache_event_batches": ("Messages of KV events taken", lambda s: s.batches),
+            "cache_events": ("KV events taken", lambda s: s.events),
+            "cache_event_bytes": ("Bytes of those messages", lambda s: s.bytes),
+            "cache_event_gaps": ("Times that messages were missing", lambda s: s.gaps),
+            "cache_event_replays": ("Times that missed messages were asked for and came", lambda s: s.replays_done),
+            "cache_event_losses": ("Times that all knowledge of the rank's cache was dropped", lambda s: s.losses),
+            "cache_event_damaged": ("Messages and events that could not be read", lambda s: s.damaged),
+        }
+        for name, (documentation, read) in readings.items():
+            family = CounterMetricFamily(f"prefixgate_{name}", documentation, labels=("replica", "rank"))
+            for status in self._gateway.feeds.statuses():
+                family.add_metric((status.replica, str(status.rank)), read(status))
+            yield family
+
+    def _tokens(self) -> Iterator[Metric]:
+        counts = self._gateway.tokenisers.counts
+        totals = {
+            "tokenised_prompts": ("Prompts whose exact token ids were told", counts.prompts),
+            "tokenise_seconds": ("Time that requests waited for token ids", counts.seconds),
+            "tokenise_known_bytes": ("Bytes of prompts that were tokenised before", counts.known_bytes),
+            "tokenise_new_bytes": ("Bytes of prompts that had to be tokenised", counts.new_bytes),
+            "tokenise_engine_calls": ("Calls of engines' own /tokenize", counts.engine_calls),
+            "tokenise_failed_checks": ("Shortcuts to token ids that were wrong when checked", counts.failed_checks),
+        }
+        for name, (documentation, value) in totals.items():
+            family = CounterMetricFamily(f"prefixgate_{name}", documentation)
+            family.add_metric((), value)
+            yield family
+        fallbacks = CounterMetricFamily(
+            "prefixgate_tokenise_fallbacks", "Prompts hashed as text: their token ids are uncertain", labels=("reason",)
+        )
+        for reason, count in counts.fallbacks.items():
+            fallbacks.add_metric((str(reason),), count)
+        yield fallbacks
+        memo = GaugeMetricFamily("prefixgate_token_memo_bytes", "Estimated memory of remembered token ids")
+        memo.add_metric((), self._gateway.tokenisers.memo_bytes)
+        yield memo
 
 
 def _counters(series: tuple[SeriesView, ...]) -> Iterator[Metric]:
@@ -69,6 +129,14 @@ def _counters(series: tuple[SeriesView, ...]) -> Iterator[Metric]:
         "Cached prompt tokens: at the best replica, predicted at the chosen one, and as the engine reported",
         labels=(*LABELS, "kind"),
     )
+    lost = CounterMetricFamily(
+        "prefixgate_lost_cached_tokens",
+        "Cached tokens given up: routing (held elsewhere), index (predicted and not delivered)",
+        labels=(*LABELS, "reason"),
+    )
+    gained = CounterMetricFamily(
+        "prefixgate_unpredicted_cached_tokens", "Tokens delivered from cache beyond the prediction", labels=LABELS
+    )
     requests = CounterMetricFamily("prefixgate_requests", "Ended requests", labels=(*LABELS, "outcome"))
     retries = CounterMetricFamily("prefixgate_retries", "Attempts that failed before their first byte", labels=LABELS)
     for one in series:
@@ -79,10 +147,13 @@ def _counters(series: tuple[SeriesView, ...]) -> Iterator[Metric]:
         cached.add_metric((*labels, "available"), one.available_tokens)
         cached.add_metric((*labels, "routed"), one.routed_tokens)
         cached.add_metric((*labels, "delivered"), one.delivered_tokens)
+        lost.add_metric((*labels, "routing"), one.routing_loss_tokens)
+        lost.add_metric((*labels, "index"), one.index_loss_tokens)
+        gained.add_metric(labels, one.index_gain_tokens)
         retries.add_metric(labels, one.retries)
         for outcome, count in one.outcomes.items():
             requests.add_metric((*labels, outcome), count)
-    yield from (prompt, unreported, completion, cached, requests, retries)
+    yield from (prompt, unreported, completion, cached, lost, gained, requests, retries)
 
 
 def _histograms(series: tuple[SeriesView, ...]) -> Iterator[Metric]:
@@ -92,6 +163,22 @@ def _histograms(series: tuple[SeriesView, ...]) -> Iterator[Metric]:
             histogram = one.histograms[name]
             family.add_metric((one.pool, one.replica, one.model), _buckets(histogram), histogram.total)
         yield family
+
+
+def _tenants(tenants: tuple[WaterfallView, ...]) -> Iterator[Metric]:
+    """The largest tenants one by one, all others under ""."""
+    prompt = CounterMetricFamily(
+        "prefixgate_tenant_prompt_tokens", "Prompt tokens whose cached part was reported", labels=("tenant",)
+    )
+    cached = CounterMetricFamily(
+        "prefixgate_tenant_cached_tokens", "Cached tokens, as cached_tokens_total", labels=("tenant", "kind")
+    )
+    for one in tenants:
+        prompt.add_metric((one.name,), one.prompt_tokens)
+        cached.add_metric((one.name, "available"), one.available_tokens)
+        cached.add_metric((one.name, "routed"), one.routed_tokens)
+        cached.add_metric((one.name, "delivered"), one.delivered_tokens)
+    yield from (prompt, cached)
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
@@ -115,7 +202,18 @@ def _gauges(replicas: tuple[ReplicaView, ...]) -> Iterator[Metric]:
         "replica_waiting_requests": ("Requests waiting in the engine", lambda r: r.report.waiting_requests),
         "replica_kv_usage": ("KV cache in use, 0 to 1", lambda r: r.report.kv_usage),
         "index_blocks": ("Blocks that the prefix index holds for the replica", lambda r: r.index_blocks),
-        "index_bytes": ("Estimated memory of those blocks", lambda r: r.index_bytes),
+        "index_stated_blocks": ("Those of them that the replica's own events state", lambda r: r.cache.stated_blocks),
+        "index_bytes": ("Estimated memory of what is known of the replica's cache", lambda r: r.index_bytes),
+        "cache_events_live": (
+            "1 while the replica's events are complete, 0 while they are fenced or not heard",
+            lambda r: float(r.cache.source == "events"),
+        ),
+        "cache_broken": (
+            "1 while the replica's prefix cache seems broken, so that it is routed by load",
+            lambda r: float(r.cache.broken is not None),
+        ),
+        "hit_quantum_tokens": ("Learned: hits come in multiples of so many tokens", lambda r: r.cache.quantum_tokens),
+        "hit_minimum_tokens": ("Learned: shorter prefixes never hit", lambda r: r.cache.minimum_tokens),
     }
     for name, (documentation, read) in readings.items():
         family = GaugeMetricFamily(f"prefixgate_{name}", documentation, labels=LABELS)

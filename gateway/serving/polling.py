@@ -1,4 +1,4 @@
-"""Polling: each replica's health, models, set-up and load, turned into facts; does I/O."""
+"""Polling: each replica's health, models, set-up and load, turned into facts; its event feeds; does I/O."""
 
 import asyncio
 import logging
@@ -8,9 +8,10 @@ from typing import Final
 
 import httpx
 
+from engines.cache_events import EventSource
 from engines.reports import LoadReport
 from gateway.config import Config
-from gateway.routing.facts import LoadReported, ReplicaDown, ReplicaRestarted, ReplicaUp
+from gateway.routing.facts import CacheReset, LoadReported, ReplicaDown, ReplicaUp
 from gateway.serving.gateway import Backend, Gateway
 
 _log: Final = logging.getLogger("prefixgate")
@@ -79,9 +80,13 @@ class _Watch:
         self._before = LoadReport()
         self._was_down = False
         self._absent: set[str] = set()
+        self._sources: tuple[EventSource, ...] = ()
+        self._resets: int | None = None
+        """How often the cache was told to drop itself."""
 
     async def run(self, interval_s: float) -> None:
         while True:
+            await self._gateway.feeds.update(self._backend, self._sources)
             await asyncio.sleep(interval_s)
             await self.look()
 
@@ -102,9 +107,13 @@ class _Watch:
         self._looks_until_description -= 1
         report = backend.dialect.read_load(await self._pages(backend.dialect.load_paths))
         if _restarted(self._before, report, was_down=self._was_down):
-            gateway.observe(ReplicaRestarted(backend.name, gateway.clock()))
+            gateway.restarted(backend)
             self._looks_until_description = 0
             self._absent.clear()
+            self._resets = None
+        if _is_stirring(self._before, report):
+            gateway.feeds.stir(backend.name)
+        self._look_for_a_reset(report)
         self._before, self._was_down = report, False
         gateway.observe(LoadReported(backend.name, gateway.clock(), report))
 
@@ -112,7 +121,17 @@ class _Watch:
         backend, gateway = self._backend, self._gateway
         pages = await self._pages((backend.dialect.models_path, *backend.dialect.description_paths))
         models = backend.dialect.read_models(pages.get(backend.dialect.models_path, b""))
+        self._sources = backend.dialect.read_event_sources(pages)
         gateway.observe(ReplicaUp(backend.name, gateway.clock(), models, backend.dialect.describe(pages)))
+        await gateway.compare_tokens(backend, models[0].id if models else None)
+
+    def _look_for_a_reset(self, report: LoadReport) -> None:
+        """Say so when somebody told the engine to drop its cache. A look that failed does not hide it."""
+        if report.cache_resets_total is None:
+            return
+        if self._resets is not None and report.cache_resets_total > self._resets:
+            self._gateway.observe(CacheReset(self._backend.name, self._gateway.clock()))
+        self._resets = report.cache_resets_total
 
     async def _ailment(self) -> str | None:
         """Why the replica is unusable, in a few words; None when it is well."""
@@ -157,3 +176,8 @@ def _restarted(before: LoadReport, now: LoadReport, *, was_down: bool) -> bool:
     if before.prompt_tokens_total is not None and now.prompt_tokens_total is not None:
         return now.prompt_tokens_total < before.prompt_tokens_total
     return was_down
+
+
+def _is_stirring(before: LoadReport, now: LoadReport) -> bool:
+    """Whether the replica may have stored or dropped anything since: it works, its figures moved, or it has none."""
+    return now.prompt_tokens_total is None or bool(now.running_requests) or now != before

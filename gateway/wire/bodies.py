@@ -41,6 +41,12 @@ class Body(msgspec.Struct, kw_only=True):
         """The most tokens to generate, as the client wrote it."""
         return self.max_tokens
 
+    def salt(self) -> str | None:
+        """What gives this prompt a cache of its own by its client's wish; None for a prompt that shares."""
+        if self.extra_key is None and isinstance(self.cache_salt, str | None):
+            return self.cache_salt
+        return msgspec.json.encode([self.cache_salt, self.extra_key], order="sorted").decode()
+
     def _named(self, text: bytes, *mode: tuple[str, object]) -> CanonicalPrompt:
         """`text` under the namespace of this body's model, adapter, salt, template and `mode`."""
         shared = (

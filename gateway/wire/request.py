@@ -41,7 +41,8 @@ class InferenceRequest:
 
     `model` is None when the client named none. `usage_requested` is False only for a stream of chat or text
     completions that did not ask for usage: we must ask, and strip the frame. `session` is what the client
-    calls its conversation or its user. `names_request`: the body carries a request id of its own.
+    calls its conversation or its user. `names_request`: the body carries a request id of its own. `salt` is what
+    gives the prompt a cache of its own by its client's wish, `adapter` what the body names beside the model.
     """
 
     endpoint: Endpoint
@@ -53,6 +54,8 @@ class InferenceRequest:
     previous_response_id: str | None = None
     max_output_tokens: int | None = None
     names_request: bool = False
+    salt: str | None = None
+    adapter: str | None = None
 
 
 _DECODERS: Final[Mapping[Endpoint, msgspec.json.Decoder[bodies.Body]]] = {
@@ -84,6 +87,8 @@ def parse(endpoint: Endpoint, body: bytes) -> InferenceRequest:
             previous_response_id=_text(getattr(read, "previous_response_id", None)),
             max_output_tokens=token_count(read.output_limit()),
             names_request=read.rid is not None or read.request_id is not None,
+            salt=read.salt(),
+            adapter=None if read.lora_path is None else str(read.lora_path),
         )
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from None

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from engines.cache_events import EventSource
 from engines.dialect import Dialect
 from engines.registry import DIALECTS, dialect
 from engines.reports import EngineCall, EngineDescription, PrefillSettings
@@ -70,6 +71,7 @@ def test_recorded_sglang() -> None:
         block_tokens=1,
         kv_capacity_tokens=309900,
         exposes_metrics=True,
+        publishes_events=True,
     )
     body = page("sglang-0.5.16", "server_info.completed.json")
     assert SGLANG.describe({"/server_info": body}) == expected
@@ -165,8 +167,91 @@ def test_launch_flags() -> None:
 
 
 def test_measuring_flags() -> None:
-    assert VLLM.measuring_flags() == ("--enable-prompt-tokens-details", "--enable-per-request-metrics")
-    assert SGLANG.measuring_flags() == ("--enable-cache-report", "--enable-metrics")
+    flags = VLLM.measuring_flags()
+    assert flags[:3] == ("--enable-prompt-tokens-details", "--enable-per-request-metrics", "--kv-events-config")
+    ports = {"publisher": "zmq", "endpoint": "tcp://*:5557", "replay_endpoint": "tcp://*:5558"}
+    assert json.loads(flags[3]) == {"enable_kv_cache_events": True, **ports}
+    flags = SGLANG.measuring_flags()
+    assert flags[:3] == ("--enable-cache-report", "--enable-metrics", "--kv-events-config")
+    assert json.loads(flags[3]) == ports
+
+
+def vllm_sources(said: Any) -> tuple[EventSource, ...]:
+    assert "/kv_event_sources" in VLLM.description_paths
+    return VLLM.read_event_sources({"/kv_event_sources": json.dumps(said).encode()})
+
+
+def test_vllm_event_sources() -> None:
+    recorded = (
+        b'{"0":{"enable_kv_cache_events":true,"publisher":"zmq","endpoint":"tcp://*:5557","replay_endpoint":null,'
+        b'"buffer_steps":10000,"hwm":100000,"max_queue_size":100000,"topic":"kv"}}'
+    )
+    assert VLLM.read_event_sources({"/kv_event_sources": recorded}) == (EventSource(0, "tcp://*:5557", None, "kv"),)
+    rank = {
+        "enable_kv_cache_events": True,
+        "publisher": None,
+        "endpoint": "tcp://*:6000",
+        "replay_endpoint": "tcp://*:7",
+    }
+    assert vllm_sources({"10": rank, "2": rank | {"topic": "t", "publisher": "zmq"}}) == (
+        EventSource(2, "tcp://*:6000", "tcp://*:7", "t"),
+        EventSource(10, "tcp://*:6000", "tcp://*:7", ""),
+    )
+    for change in (
+        {"enable_kv_cache_events": False}, {"enable_kv_cache_events": 1}, {"publisher": "null"}, {"endpoint": None},
+        {"endpoint": 5557}, {"endpoint": " "},
+    ):  # fmt: skip
+        assert vllm_sources({"0": rank | change}) == ()
+    assert (
+        vllm_sources({"": rank, "-1": rank, "one": rank, "1024": rank, "9" * 400: rank, "3": None, "4": [rank]}) == ()
+    )
+    assert vllm_sources({}) == vllm_sources([rank]) == VLLM.read_event_sources({}) == ()
+
+
+def sglang_sources(path: str = "/server_info", **server: Any) -> tuple[EventSource, ...]:
+    return SGLANG.read_event_sources({path: json.dumps(server).encode()})
+
+
+def test_sglang_event_sources() -> None:
+    server = json.loads(page("sglang-0.5.16", "server_info.completed.json"))
+    one = (EventSource(0, "tcp://*:5657", None, "kv"),)
+    assert sglang_sources(**server) == sglang_sources("/get_server_info", **server) == one
+    events = {"publisher": "zmq", "endpoint_host": "10.0.0.1", "endpoint_port_base": 5557, "topic": "", "dp_size": 2}
+    assert sglang_sources(kv_events=events | {"replay_endpoint_port_base": 5657}) == (
+        EventSource(0, "tcp://10.0.0.1:5557", "tcp://10.0.0.1:5657", ""),
+        EventSource(1, "tcp://10.0.0.1:5558", "tcp://10.0.0.1:5658", ""),
+    )
+    assert sglang_sources(kv_events={"endpoint_port_base": 1}) == (EventSource(0, "tcp://*:1"),)
+    for host, written in (("::", "[::]"), ("[fe80::1]", "[fe80::1]"), (None, "*"), (7, "*")):
+        assert sglang_sources(kv_events=events | {"endpoint_host": host})[0].endpoint == f"tcp://{written}:5557"
+    for change in ({"publisher": "null"}, {"endpoint_port_base": 0}, {"endpoint_port_base": "5557"}):
+        assert sglang_sources(kv_events=events | change) == ()
+    assert sglang_sources(kv_events=None) == sglang_sources() == SGLANG.read_event_sources({}) == ()
+
+
+def test_sglang_event_ports_end_where_ports_do() -> None:
+    events = {"endpoint_port_base": 65534, "dp_size": 5, "replay_endpoint_port_base": 65535}
+    assert sglang_sources(kv_events=events) == (
+        EventSource(0, "tcp://*:65534", "tcp://*:65535"),
+        EventSource(1, "tcp://*:65535", None),
+    )
+    assert len(sglang_sources(kv_events={"endpoint_port_base": 5557, "dp_size": 10**9})) == 1024
+    assert len(sglang_sources(kv_events={"endpoint_port_base": 5557, "dp_size": 0})) == 1
+
+
+def test_sglang_repeats_its_flag_where_it_has_no_block_of_events() -> None:
+    server = json.loads(page("sglang-0.5.16", "server_info.completed.json"))
+    del server["kv_events"]  # which no one recorded of 0.5.16: the flag is what it is known to say
+    assert sglang_sources(**server) == (EventSource(0, "tcp://*:5657", None, "kv"),)
+    config = {"publisher": "zmq", "endpoint": "tcp://[::]:6000", "replay_endpoint": "tcp://*:7000"}
+    assert sglang_sources(kv_events_config=json.dumps(config), dp_size=2) == (
+        EventSource(0, "tcp://[::]:6000", "tcp://[::]:7000"),
+        EventSource(1, "tcp://[::]:6001", "tcp://[::]:7001"),
+    )
+    assert sglang_sources(kv_events_config='{"publisher": "zmq"}') == (EventSource(0, "tcp://*:5557"),)
+    ipc = '{"publisher": "zmq", "endpoint": "ipc://x"}'
+    flags: list[Any] = ["{}", "", "zmq", '{"publisher": "null"}', ipc, None, {}]
+    assert [sglang_sources(kv_events_config=flag) for flag in flags] == [()] * len(flags)
 
 
 def test_request_ids_and_aborts() -> None:

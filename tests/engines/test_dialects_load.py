@@ -28,6 +28,7 @@ def test_vllm_0_25_page() -> None:
         block_tokens=16,
         prompt_tokens_total=409461,
         cached_tokens_total=100352,
+        cache_resets_total=0,
         started_at=1795484324.53,
     )
 
@@ -41,6 +42,7 @@ def test_vllm_0_32_page() -> None:
         block_tokens=128,
         prompt_tokens_total=14469,
         cached_tokens_total=5376,
+        cache_resets_total=0,
         started_at=1795480113.6,
     )
 
@@ -60,6 +62,7 @@ def test_sglang_pages() -> None:
         block_tokens=1,
         prompt_tokens_total=409395,
         cached_tokens_total=100751,
+        cache_resets_total=0,
     )
     assert SGLANG.read_load(pages) == full
     del pages["/v1/loads"], pages["/get_load"]
@@ -111,6 +114,7 @@ vllm:cache_config_info{engine="1",block_size="256",kv_cache_size_tokens="None",n
         block_tokens=256,
         prompt_tokens_total=300,
         cached_tokens_total=30,
+        cache_resets_total=0,
     )
 
 
@@ -193,6 +197,49 @@ def test_sglang_has_no_cached_counter_before_its_first_hit() -> None:
 
 
 @pytest.mark.parametrize(
+    ("lines", "resets"),
+    [
+        (b"", None),
+        (b"process_start_time_seconds 5", None),
+        (b"vllm:num_requests_running 0", 0),  # the counter appears with the first call
+        (b'http_requests_total{handler="/v1/models",method="GET",status="2xx"} 7', 0),
+        (b'http_requests_total{handler="/reset_prefix_cache",method="POST",status="2xx"} 2\n'
+         b'http_requests_total{handler="/reset_prefix_cache",method="POST",status="4xx"} 10\n'
+         b'http_requests_total{handler="/reset_prefix_cache",method="GET",status="2xx"} 20\n'
+         b'http_requests_total{handler="/sleep",method="POST",status="2xx"} 3\n'
+         b'http_requests_total{handler="/release_kv_cache_memory",method="POST",status="200"} 4\n'
+         b'http_requests_created{handler="/sleep",method="POST",status="2xx"} 1.7e9\n'
+         b'http_requests_total{handler="/wake_up",method="POST",status="2xx"} 30', 9),
+        (b'http_requests_total{handler="/sleep",method="POST",status="2xx"} NaN', 0),
+    ],
+)  # fmt: skip
+def test_vllm_cache_resets(lines: bytes, resets: int | None) -> None:
+    assert VLLM.read_load({"/metrics": lines}).cache_resets_total == resets
+
+
+REQUESTED, ANSWERED = b"sglang:http_requests_total", b"sglang:http_responses_total"
+
+
+@pytest.mark.parametrize(
+    ("lines", "resets"),
+    [
+        (b"", None),
+        (b"sglang:num_running_reqs 0", 0),
+        (REQUESTED + b'{endpoint="/v1/models",method="GET"} 2', 0),
+        (REQUESTED + b'{endpoint="/flush_cache",method="GET"} 2\n'
+         + REQUESTED + b'{endpoint="/flush_cache",method="POST"} 3\n'
+         + REQUESTED + b'{endpoint="/release_memory_occupation",method="POST"} 4', 9),
+        # what was refused dropped nothing
+        (REQUESTED + b'{endpoint="/flush_cache",method="POST"} 9\n'
+         + ANSWERED + b'{endpoint="/flush_cache",method="POST",status_code="200"} 2\n'
+         + ANSWERED + b'{endpoint="/flush_cache",method="POST",status_code="400"} 7', 2),
+    ],
+)  # fmt: skip
+def test_sglang_cache_resets(lines: bytes, resets: int | None) -> None:
+    assert SGLANG.read_load({"/metrics": lines}).cache_resets_total == resets
+
+
+@pytest.mark.parametrize(
     ("dialect", "folder", "context_tokens"),
     [(VLLM, "vllm-0.25.0", 32768), (VLLM, "vllm-0.32.0", 16384), (SGLANG, "sglang-0.5.16", 32768)],
 )
@@ -204,3 +251,9 @@ def test_models_without_an_id_are_left_out() -> None:
     body = b'{"data": [{"id": "base", "max_model_len": null}, {"id": 4}, {"id": " "}, 7, {"id": "lora"}]}'
     assert VLLM.read_models(body) == (ModelCard("base"), ModelCard("lora"))
     assert SGLANG.read_models(b'{"detail": "Not Found"}') == ()
+
+
+@pytest.mark.parametrize("dialect", [VLLM, SGLANG])
+def test_an_adapter_names_its_model(dialect: Dialect) -> None:
+    body = b'{"data": [{"id": "base", "parent": null}, {"id": "lora", "parent": "base"}, {"id": "odd", "parent": 5}]}'
+    assert dialect.read_models(body) == (ModelCard("base"), ModelCard("lora", parent="base"), ModelCard("odd"))

@@ -1,15 +1,22 @@
 """A router under test with short words for the facts; time is what the test says it is."""
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
 import pytest
 
+from engines.cache_events import CacheEvent
 from engines.reports import EngineDescription, LoadReport, ModelCard, Usage
-from gateway.routing.chain import chain
+from gateway.routing.chain import PrefixChain, chain, token_chain
 from gateway.routing.decision import Decision, Rejection, RouteRequest
 from gateway.routing.facts import (
     AttemptFailed,
+    CacheEvents,
+    CacheFenced,
+    CacheLost,
+    CacheReset,
+    CacheSynced,
     Dispatched,
     Finished,
     FirstToken,
@@ -22,11 +29,17 @@ from gateway.routing.facts import (
 )
 from gateway.routing.fleet import PoolSpec, ReplicaSpec
 from gateway.routing.router import Router
-from gateway.routing.snapshot import ReplicaView, SeriesView
+from gateway.routing.snapshot import PoolView, ReplicaView, SeriesView, WaterfallView
 
 
-def pool(name: str, *replicas: str, model: str | None = "m") -> PoolSpec:
-    return PoolSpec(name, model, tuple(ReplicaSpec(replica, f"http://{replica}") for replica in replicas))
+def pool(name: str, *replicas: str, model: str | None = "m", encoding: str = "") -> PoolSpec:
+    specs = tuple(ReplicaSpec(replica, f"http://{replica}") for replica in replicas)
+    return PoolSpec(name, model, specs, encoding=encoding)
+
+
+def packed(ids: Iterable[int]) -> bytes:
+    """Token ids as engines' events and chains carry them."""
+    return array("I", ids).tobytes()
 
 
 class Driver:
@@ -55,12 +68,50 @@ class Driver:
     def stored(self, replica: str, response_id: str) -> None:
         self.router.observe(ResponseStored(replica, self.now, response_id))
 
+    # ── what replicas say of their caches ────────────────────────────────────────────────────────
+
+    def said(self, replica: str, *events: CacheEvent, rank: int = 0) -> None:
+        self.router.observe(CacheEvents(replica, self.now, rank, events))
+
+    def fenced(self, replica: str, rank: int = 0, reason: str = "message 7 did not come") -> None:
+        self.router.observe(CacheFenced(replica, self.now, rank, reason))
+
+    def synced(self, replica: str, rank: int = 0) -> None:
+        self.router.observe(CacheSynced(replica, self.now, rank))
+
+    def lost(self, replica: str, rank: int = 0, reason: str = "the publisher began anew") -> None:
+        self.router.observe(CacheLost(replica, self.now, rank, reason))
+
+    def reset(self, replica: str, since: float) -> None:
+        self.router.observe(CacheReset(replica, self.now, since))
+
+    # ── requests ─────────────────────────────────────────────────────────────────────────────────
+
     def request(
-        self, text: str, *, model: str | None = "m", streams: bool = True, request_id: str | None = None, **more: object
+        self,
+        text: str,
+        *,
+        model: str | None = "m",
+        streams: bool = True,
+        request_id: str | None = None,
+        tokens: Sequence[int] | None = None,
+        adapter: str | None = None,
+        salt: str | None = None,
+        shape: str = "chat",
+        **more: object,
     ) -> RouteRequest:
+        """`tokens` are the ids of `text`: the request then brings chains of them in every form that is asked for."""
         self.asked += 1
-        links = chain(b"m", text.encode(), self.router.block_bytes)
-        return RouteRequest(request_id or f"request-{self.asked}", model, links, streams, self.now, **more)  # type: ignore[arg-type]
+        namespace = f"{adapter or 'm'} {salt}".encode()
+        links = chain(namespace, text.encode(), self.router.block_bytes, salted=salt is not None)
+        of_tokens: tuple[PrefixChain, ...] = ()
+        if tokens is not None:
+            ids = packed(tokens)
+            of_tokens = tuple(
+                token_chain(form, ids, adapter=adapter, salt=salt, shape=shape) for form in self.router.token_forms()
+            )
+        name = request_id or f"request-{self.asked}"
+        return RouteRequest(name, adapter or model, links, streams, self.now, of_tokens, **more)  # type: ignore[arg-type]
 
     def answer(self, text: str, **more: object) -> Decision | Rejection:
         return self.router.route(self.request(text, **more), self.now)  # type: ignore[arg-type]
@@ -101,8 +152,22 @@ class Driver:
         self.finish(decision, usage=usage)
         return decision
 
+    def predicted(self, text: str, replica: str, **more: object) -> int:
+        """Cached tokens that the router expects at the replica now; nothing is booked."""
+        preview = self.router.preview(self.request(text, **more), self.now)  # type: ignore[arg-type]
+        assert isinstance(preview, Decision), preview
+        return next(row.cached_tokens for row in preview.candidates if row.replica == replica)
+
+    # ── views ────────────────────────────────────────────────────────────────────────────────────
+
     def replica(self, name: str) -> ReplicaView:
         return next(view for view in self.router.snapshot(self.now).replicas if view.name == name)
+
+    def pool(self, name: str) -> PoolView:
+        return next(view for view in self.router.snapshot(self.now).pools if view.name == name)
+
+    def tenant(self, name: str) -> WaterfallView:
+        return next(view for view in self.router.snapshot(self.now).tenants if view.name == name)
 
     def series(self, replica: str, model: str = "m") -> SeriesView:
         views = self.router.snapshot(self.now).series
@@ -128,5 +193,5 @@ def drive() -> Drive:
 
 @pytest.fixture
 def pool_of() -> Callable[..., PoolSpec]:
-    """`pool_of(name, *replica names, model=…)`."""
+    """`pool_of(name, *replica names, model=…, encoding=…)`."""
     return pool

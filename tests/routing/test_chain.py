@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.routing.chain import DEFAULT_BLOCK_BYTES, PrefixChain, chain
+from gateway.routing.chain import DEFAULT_BLOCK_BYTES, ChainForm, PrefixChain, chain, token_chain, token_form
 
 BLOCKS = st.integers(1, 9)
 TEXTS = st.binary(max_size=80)
@@ -40,8 +40,8 @@ def test_namespaces_share_no_hash(text: bytes, one: bytes, other: bytes, block: 
 def test_only_full_blocks_are_hashed(text: bytes, block: int) -> None:
     links = chain(b"m", text, block)
     assert len(links.hashes) == len(text) // block
-    assert links.prompt_bytes == len(text)
-    assert links.block_bytes == block
+    assert links.length == len(text)
+    assert links.form.block == block
     whole = text[: len(text) // block * block]
     assert chain(b"m", whole, block).hashes == links.hashes
 
@@ -89,10 +89,62 @@ def test_hashes_do_not_change_between_versions_and_machines() -> None:
 @pytest.mark.parametrize(("size", "blocks"), [(0, 0), (255, 0), (256, 1), (257, 1), (512, 2)])
 def test_the_default_block_is_256_bytes(size: int, blocks: int) -> None:
     links = chain(b"m", b"x" * size)
-    assert links.block_bytes == DEFAULT_BLOCK_BYTES == 256
+    assert links.form.block == DEFAULT_BLOCK_BYTES == 256
     assert len(links.hashes) == blocks
 
 
 def test_the_empty_chain_is_the_default() -> None:
     assert PrefixChain() == chain(b"m", b"")
     assert PrefixChain().family is None
+
+
+# ── chains of tokens ─────────────────────────────────────────────────────────────────────────────
+
+IDS = st.lists(st.integers(0, 2**32 - 1), max_size=70)
+NAMES = st.none() | st.sampled_from(["a", "b", "ab", "\ud800"])
+
+
+def packed(ids: Sequence[int]) -> bytes:
+    return b"".join(one.to_bytes(4, "little") for one in ids)
+
+
+@given(IDS, st.integers(1, 20))
+def test_a_chain_of_tokens_counts_and_keeps_them(ids: list[int], block: int) -> None:
+    links = token_chain(ChainForm(block, "x"), packed(ids), shape="chat")
+    assert (len(links.hashes), links.length) == (len(ids) // block, len(ids))
+    assert links.tokens == packed(ids)
+    assert (links.form.counts_tokens, links.shape, links.salted) == (True, "chat", False)
+
+
+@given(IDS, IDS, IDS, st.integers(1, 20))
+def test_equal_tokens_and_equal_links_are_the_same_thing(
+    shared: list[int], one: list[int], other: list[int], block: int
+) -> None:
+    """Whoever encoded them."""
+    a = token_chain(ChainForm(block, "x"), packed(shared + one))
+    b = token_chain(ChainForm(block, "y"), packed(shared + other))
+    assert leading_equals(a.hashes, b.hashes) == leading_equals(shared + one, shared + other) // block
+
+
+@given(NAMES.filter(lambda name: name != "\ud800"), NAMES, NAMES.filter(lambda name: name != "\ud800"), NAMES)
+def test_adapters_and_salts_part_equal_tokens(
+    adapter: str | None, salt: str | None, other_adapter: str | None, other_salt: str | None
+) -> None:
+    ids = packed(range(16))
+    one = token_chain(ChainForm(16, "x"), ids, adapter=adapter, salt=salt)
+    other = token_chain(ChainForm(16, "x"), ids, adapter=other_adapter, salt=other_salt)
+    assert (one.hashes == other.hashes) == ((adapter, salt) == (other_adapter, other_salt))
+    assert one.salted == (salt is not None)
+
+
+def test_token_chains_share_no_link_with_text() -> None:
+    ids = packed(range(64))
+    assert not set(token_chain(ChainForm(16, "x"), ids).hashes) & set(chain(b"m", ids, 64).hashes)
+
+
+@given(st.integers(1, 5000))
+def test_the_form_is_the_smallest_multiple_that_is_not_tiny(engine_block: int) -> None:
+    block = token_form("x", engine_block).block
+    assert block % engine_block == 0
+    assert 16 <= block < engine_block + 16
+    assert block == engine_block or engine_block < 16

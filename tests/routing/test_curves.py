@@ -11,6 +11,7 @@ from gateway.routing.curves import (
     PRIOR_BASE_MS,
     PrefillCurve,
     TokenRatio,
+    TokenRatios,
     best_known,
 )
 
@@ -199,3 +200,24 @@ def test_the_token_ratio_stays_that_of_text(measured: list[tuple[int, int]]) -> 
     for prompt_bytes, prompt_tokens in measured:
         ratio.observe(prompt_bytes, prompt_tokens)
     assert 0.5 <= ratio.bytes_per_token <= 32.0
+
+
+def test_a_family_has_the_ratio_of_its_latest_prompt() -> None:
+    ratios = TokenRatios(limit=2)
+    assert (ratios.of(1, 4.0), ratios.of(None, 4.0)) == (4.0, 4.0)
+    ratios.observe(1, 3000, 1000)
+    ratios.observe(2, 5000, 1000)
+    ratios.observe(1, 2000, 1000)
+    assert (ratios.of(1, 4.0), ratios.of(2, 4.0)) == (2.0, 5.0)
+    ratios.observe(3, 6000, 1000)
+    assert [ratios.of(family, 4.0) for family in (1, 2, 3)] == [2.0, 4.0, 6.0], "the longest unused is forgotten"
+
+
+@pytest.mark.parametrize(("family", "prompt_bytes", "prompt_tokens"), [(None, 3000, 1000), (1, 3000, 0), (1, 9, 5000)])
+def test_a_family_learns_nothing_from_what_is_no_text(
+    family: int | None, prompt_bytes: int, prompt_tokens: int
+) -> None:
+    ratios = TokenRatios()
+    ratios.observe(family, prompt_bytes, prompt_tokens)
+    assert ratios.of(family, 4.0) == 4.0
+    assert ratios.of(1, 4.0) == 4.0

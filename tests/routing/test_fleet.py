@@ -1,20 +1,27 @@
 """The queue of booked prefill at one replica: what it lets a newcomer wait, and that looking changes nothing."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engines.reports import ModelCard
+from gateway.routing.beliefs import Beliefs, CacheView
+from gateway.routing.calibration import Overlap
 from gateway.routing.chain import PrefixChain
 from gateway.routing.curves import PrefillCurve
 from gateway.routing.fleet import Booking, Fleet, Pool, PoolSpec, Replica, ReplicaSpec
 
 
+def cache() -> CacheView:
+    return Beliefs().add_replica(100, lambda: ())
+
+
 def replica() -> Replica:
     spec = ReplicaSpec("r", "http://r")
     curves = (PrefillCurve(), PrefillCurve(), PrefillCurve())
-    return Replica(spec, Pool(PoolSpec("p", "m", (spec,))), 0, curves)
+    return Replica(spec, Pool(PoolSpec("p", "m", (spec,))), cache(), curves)
 
 
 def book(queue: Replica, ticket: int, now: float, prefill_ms: float, *, streams: bool = True) -> Booking:
@@ -22,7 +29,10 @@ def book(queue: Replica, ticket: int, now: float, prefill_ms: float, *, streams:
         ticket=ticket,
         request_id=f"request-{ticket}",
         model="m",
+        tenant="anonymous",
         chain=PrefixChain(),
+        text=PrefixChain(),
+        overlap=Overlap(),
         streams=streams,
         accepted_at=now,
         booked_at=now,
@@ -167,7 +177,7 @@ def test_looking_changes_nothing(events: list[Event]) -> None:
         apply(seen, event, now)
         apply(unseen, event, now)
         assert seen.wait_ms(now) == unseen.wait_ms(now)
-        assert seen.bookings == unseen.bookings
+        assert list(map(asdict, seen.bookings.values())) == list(map(asdict, unseen.bookings.values()))
 
 
 @given(EVENTS)
@@ -190,13 +200,14 @@ def test_the_fleet_lists_every_model_with_its_replicas_in_order() -> None:
     fleet = Fleet()
     named = fleet.add_pool(PoolSpec("named", "m", ()))
     open_pool = fleet.add_pool(PoolSpec("open", None, ()))
-    fleet.add_replica(named, ReplicaSpec("a", "http://a"), 0)
-    fleet.add_replica(open_pool, ReplicaSpec("b", "http://b"), 1)
+    fleet.add_replica(named, ReplicaSpec("a", "http://a"), cache())
+    fleet.add_replica(open_pool, ReplicaSpec("b", "http://b"), cache())
     assert {model: [r.spec.name for r in rs] for model, rs in fleet.served.items()} == {"m": ["a"]}
-    fleet.replica("b").models = {"m": None, "lora": 4096}
-    fleet.replica("a").models = {"m": None}
+    fleet.replica("b").models = {"m": ModelCard("m"), "lora": ModelCard("lora", 4096, parent="m")}
+    fleet.replica("a").models = {"m": ModelCard("m")}
     fleet.list_models()
     served = {model: [r.spec.name for r in rs] for model, rs in fleet.served.items()}
     assert served == {"m": ["a", "b"], "lora": ["b"]}
+    assert fleet.adapters == {"lora"}
     with pytest.raises(KeyError):
         fleet.replica("c")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.routing.calibration import Overlap
 from gateway.routing.decision import Candidate
 from gateway.routing.policies import POLICIES, Circumstances
 
@@ -28,6 +29,8 @@ def row(
         slot=0,
         prompt_tokens=10_000,
         cached_tokens=cached,
+        overlap=Overlap(inferred=cached),
+        counted_in="text",
         inflight=inflight,
         fill=fill,
         wait_ms=wait,
@@ -131,6 +134,8 @@ TABLES = st.lists(
         slot=st.integers(0, 7),
         prompt_tokens=st.integers(1, 10**6),
         cached_tokens=st.integers(0, 10**6),
+        overlap=st.builds(Overlap, *[st.integers(0, 10**6)] * 3),
+        counted_in=st.sampled_from(["text", "tokens"]),
         inflight=st.integers(0, 500),
         fill=st.floats(0, 1),
         wait_ms=COSTS,

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from engines.reports import ModelCard, Usage
-from gateway.routing.decision import Decision, RejectionReason
+from gateway.routing.decision import RejectionReason
 from gateway.routing.facts import Outcome, Refused, ReplicaUp
 from gateway.routing.policies import POLICIES
 
@@ -121,13 +121,6 @@ def test_the_prefix_policy_keeps_a_burst_together_whatever_the_wait(drive):
 # ── failed attempts ──────────────────────────────────────────────────────────────────────────────
 
 
-def predicted(driver, text, replica):
-    """Cached tokens that the router expects at the replica."""
-    preview = driver.router.preview(driver.request(text), driver.now)
-    assert isinstance(preview, Decision)
-    return next(candidate.cached_tokens for candidate in preview.candidates if candidate.replica == replica)
-
-
 @pytest.mark.parametrize(
     "end", [None, *(outcome for outcome in Outcome if outcome is not Outcome.COMPLETED)], ids=lambda end: end or "retry"
 )
@@ -135,9 +128,9 @@ def test_an_attempt_that_dies_before_its_first_token_leaves_no_prediction(drive,
     driver = drive()
     decision = driver.route(LONG)
     replica = decision.chosen.replica
-    assert predicted(driver, LONG, replica) > 8000
+    assert driver.predicted(LONG, replica) > 8000
     driver.fail(decision) if end is None else driver.finish(decision, end)
-    assert predicted(driver, LONG, replica) == 0
+    assert driver.predicted(LONG, replica) == 0
     assert driver.replica(replica).index_blocks == 0
 
 
@@ -147,14 +140,14 @@ def test_what_a_first_token_has_shown_stays(drive, end):
     decision = driver.route(LONG)
     driver.first_token(decision, 500)
     driver.finish(decision, end)
-    assert predicted(driver, LONG, decision.chosen.replica) > 8000
+    assert driver.predicted(LONG, decision.chosen.replica) > 8000
 
 
 def test_a_plain_request_shows_its_prefill_by_completing(drive):
     driver = drive()
     decision = driver.route(LONG, streams=False)
     driver.finish(decision)
-    assert predicted(driver, LONG, decision.chosen.replica) > 8000
+    assert driver.predicted(LONG, decision.chosen.replica) > 8000
 
 
 def test_a_plain_request_that_completes_out_of_turn_was_what_the_engine_worked_on(drive):
@@ -173,7 +166,7 @@ def test_an_attempt_that_has_shown_its_first_token_promises_nothing_more(drive):
     driver.first_token(driver.route("x" * 2560), 50)
     driver.serve(OTHER)
     driver.fail(driver.route("x" * 2560))
-    assert predicted(driver, "x" * 2560, "r1") == 0
+    assert driver.predicted("x" * 2560, "r1") == 0
 
 
 def test_a_failed_attempt_does_not_take_what_others_in_flight_promise(drive):
@@ -182,8 +175,8 @@ def test_a_failed_attempt_does_not_take_what_others_in_flight_promise(drive):
     first = driver.route(LONG + "first " * 200, pinned_replica="r1")
     second = driver.route(LONG + "second " * 200, pinned_replica="r1")
     driver.finish(second, Outcome.CLIENT_GONE)
-    assert predicted(driver, LONG + "first " * 200, "r1") > 8500
-    assert 8000 < predicted(driver, LONG + "second " * 200, "r1") < 8300
+    assert driver.predicted(LONG + "first " * 200, "r1") > 8500
+    assert 8000 < driver.predicted(LONG + "second " * 200, "r1") < 8300
     driver.fail(first)
     assert driver.replica("r1").index_blocks == 0
 
@@ -322,7 +315,7 @@ def test_a_replica_that_was_away_is_used_again_with_what_it_held(drive):
     driver.down(home)
     assert driver.serve(LONG).chosen.replica != home
     driver.up(home)
-    assert predicted(driver, LONG, home) > 8000
+    assert driver.predicted(LONG, home) > 8000
 
 
 def test_a_restarted_replica_holds_nothing(drive):
@@ -332,9 +325,9 @@ def test_a_restarted_replica_holds_nothing(drive):
     other = ({"r1", "r2"} - {home}).pop()
     driver.serve(LONG, pinned_replica=other)
     driver.restarted(home)
-    assert predicted(driver, LONG, home) == 0
+    assert driver.predicted(LONG, home) == 0
     assert driver.replica(home).index_blocks == 0
-    assert predicted(driver, LONG, other) > 8000
+    assert driver.predicted(LONG, other) > 8000
     assert driver.route(LONG).chosen.replica == other
 
 

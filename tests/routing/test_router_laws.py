@@ -1,23 +1,26 @@
-"""Laws of the Router under any facts in any order, and that the same facts make the same decisions."""
+"""Laws of the Router under any facts in any order."""
 
 from collections import Counter
 from dataclasses import dataclass
-from hashlib import sha256
 from random import Random
 
-import msgspec
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec import structs
 
+from engines.cache_events import BlocksCleared, BlocksRemoved, BlocksStored, CacheEvent
 from engines.reports import EngineDescription, LoadReport, ModelCard, Usage
-from gateway.routing.chain import chain
+from gateway.routing.chain import chain, token_chain
 from gateway.routing.decision import Decision, RouteRequest
 from gateway.routing.facts import (
     AttemptFailed,
+    CacheEvents,
+    CacheFenced,
+    CacheLost,
+    CacheReset,
+    CacheSynced,
     Dispatched,
-    Fact,
     Finished,
     FirstToken,
     LoadReported,
@@ -29,7 +32,7 @@ from gateway.routing.facts import (
     ResponseStored,
 )
 from gateway.routing.fleet import PoolSpec, ReplicaSpec
-from gateway.routing.index import CONFIRMED
+from gateway.routing.index import CONFIRMED, SETTLED
 from gateway.routing.policies import POLICIES
 from gateway.routing.router import Router
 from gateway.routing.snapshot import SeriesView
@@ -38,12 +41,13 @@ BLOCK = 16
 NAMES = ("r1", "r2", "s1")
 POOLS = (
     PoolSpec("p", "m", (ReplicaSpec("r1", "http://r1"), ReplicaSpec("r2", "http://r2"))),
-    PoolSpec("q", None, (ReplicaSpec("s1", "http://s1"),)),
+    PoolSpec("q", None, (ReplicaSpec("s1", "http://s1"),), encoding="letters"),
 )
+"""The second one is followed by tokens, as soon as it has said its block size."""
 
 LETTERS = ("aaaaaa", "aaaa", "aaab", "aabbbbb", "ab", "bbbb", "bba", "baaaaaaa", "a", "")
 TEXTS = st.sampled_from([b"".join(letter.encode() * BLOCK for letter in word) + b"tail" for word in LETTERS])
-"""A letter is a block."""
+"""A letter is a block, of 16 bytes and of as many tokens."""
 MAYBE_NAME = st.sampled_from([None, None, None, *NAMES])
 REPLICAS = st.sampled_from(NAMES)
 TOKENS = st.integers(0, 500)
@@ -52,20 +56,43 @@ REPORTS = st.builds(
     LoadReport,
     running_requests=st.none() | st.integers(0, 9),
     kv_capacity_tokens=st.none() | st.integers(0, 60),
-    block_tokens=st.none() | st.sampled_from([1, 4, 16]),
+    block_tokens=st.none() | st.sampled_from([1, 4, 16, 16, 32]),
 )
 DESCRIPTIONS = st.builds(
     EngineDescription,
     reports_cached_tokens=st.none() | st.booleans(),
     kv_capacity_tokens=st.none() | st.integers(1, 60),
 )
+RANKS = st.sampled_from([0, 0, 0, 1])
 CARDS = st.lists(st.sampled_from(["m", "n"]), unique=True).map(lambda ids: tuple(map(ModelCard, ids)))
+
+
+def ids(text: bytes) -> bytes:
+    """A token a byte."""
+    return b"".join(byte.to_bytes(4, "little") for byte in text)
+
+
+@st.composite
+def events(draw: st.DrawFn) -> CacheEvent:
+    """What an engine with blocks of 16 tokens may say of a prompt."""
+    text = draw(TEXTS).removesuffix(b"tail")
+    keys = tuple(text[: end * BLOCK] for end in range(1, len(text) // BLOCK + 1))
+    start = draw(st.integers(0, len(keys)))
+    kind = draw(st.sampled_from(["stored", "stored", "removed", "cleared"]))
+    if kind == "cleared":
+        return BlocksCleared()
+    if kind == "removed":
+        return BlocksRemoved(keys[start:])
+    return BlocksStored(keys[start:], keys[start - 1] if start else None, ids(text[start * BLOCK :]), BLOCK)
 
 
 @dataclass
 class Attempt:
     decision: Decision
+    salted: bool
     saw_first_token: bool = False
+    settled: bool = False
+    """Its first token showed what is cached now: there were no events to say so."""
 
 
 class RouterMachine(RuleBasedStateMachine):
@@ -78,6 +105,9 @@ class RouterMachine(RuleBasedStateMachine):
         self.open: dict[int, Attempt] = {}
         self.texts: set[bytes] = set()
         self.reporting: set[str] = set()
+        self.synced: set[tuple[str, int]] = set()
+        self.fences: set[tuple[str, int, str]] = set()
+        self.cleared: dict[str, float] = {}
         self.seen: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
         self.router = Router(POOLS, block_bytes=BLOCK)
@@ -92,17 +122,18 @@ class RouterMachine(RuleBasedStateMachine):
 
     @rule(text=TEXTS, streams=st.booleans())
     def route(self, text: bytes, streams: bool) -> None:
-        self.ask(text, "m", streams, None, frozenset(), None)
+        self.ask(text, "m", streams, None, frozenset(), None, "ann", False)
 
-    @rule(text=TEXTS, streams=st.booleans(), usage=USAGES)
-    def serve(self, text: bytes, streams: bool, usage: Usage | None) -> None:
-        """A whole request, so that caches fill."""
+    @rule(text=TEXTS, streams=st.booleans(), cached=st.none() | st.integers(0, 120))
+    def serve(self, text: bytes, streams: bool, cached: int | None) -> None:
+        """A whole request, counted as we count it, so that caches fill and tokens are trusted."""
         before = self.tickets
         self.route(text, streams)
         if self.tickets > before:
             self.now += 0.05
             if streams:
                 self.see_first_token(self.tickets)
+            usage = Usage(len(text), 1, None if cached is None else min(cached, len(text)))
             self.see_end(self.tickets, Outcome.COMPLETED, usage, 3)
 
     @rule(
@@ -112,6 +143,8 @@ class RouterMachine(RuleBasedStateMachine):
         pin=MAYBE_NAME,
         tried=st.frozensets(REPLICAS, max_size=2),
         response=st.sampled_from([None, None, "resp_1"]),
+        tenant=st.sampled_from(["ann", "bob"]),
+        salted=st.booleans(),
     )
     def ask(
         self,
@@ -121,33 +154,47 @@ class RouterMachine(RuleBasedStateMachine):
         pin: str | None,
         tried: frozenset[str],
         response: str | None,
+        tenant: str,
+        salted: bool,
     ) -> None:
         self.texts.add(text)
+        salt = "pepper" if salted else None
+        of_tokens = (token_chain(form, ids(text), salt=salt, shape="chat") for form in self.router.token_forms())
         request = RouteRequest(
             request_id=f"request {self.tickets % 7}",
             model=model,
-            chain=chain(b"m", text, BLOCK),
+            chain=chain(b"salted" if salted else b"m", text, BLOCK, salted=salted),
             streams=streams,
             accepted_at=self.now,
+            token_chains=tuple(of_tokens),
+            tenant=tenant,
             response_id=response,
             pinned_replica=pin,
             tried=tried,
         )
+        free = structs.replace(request, response_id=None, pinned_replica=None, tried=frozenset())
+        anywhere = self.router.preview(free, self.now)
         answer = self.router.route(request, self.now)
         if not isinstance(answer, Decision):
             assert answer.message
             return
+        assert isinstance(anywhere, Decision)
         self.tickets += 1
         assert answer.ticket == self.tickets
         assert any(answer.chosen is candidate for candidate in answer.candidates)
         assert answer.chosen.replica not in tried
         assert pin in (None, answer.chosen.replica)
-        assert answer.available_tokens == max(candidate.cached_tokens for candidate in answer.candidates)
+        assert answer.available_tokens == max(candidate.cached_tokens for candidate in anywhere.candidates)
         for candidate in answer.candidates:
-            assert 0 <= candidate.cached_tokens < candidate.prompt_tokens
+            assert 0 <= candidate.cached_tokens <= candidate.overlap.total < candidate.prompt_tokens
+            assert min(candidate.overlap) >= 0
+            if self.is_fenced(candidate.replica):
+                assert candidate.overlap == (0, 0, 0)
+            if self.view(candidate.replica).cache.broken:
+                assert candidate.cached_tokens == 0
             assert 0 <= candidate.fill <= 1
             assert candidate.prefill_ms > 0
-        self.open[answer.ticket] = Attempt(answer)
+        self.open[answer.ticket] = Attempt(answer, salted)
 
     @rule(seconds=st.sampled_from([0.0, 0.001, 0.02, 0.1, 5.0]))
     def wait(self, seconds: float) -> None:
@@ -171,10 +218,17 @@ class RouterMachine(RuleBasedStateMachine):
     def first_token(self, data: st.DataObject) -> None:
         self.see_first_token(self.ticket(data))
 
+    def covers(self, attempt: Attempt) -> bool:
+        """Whether events of its replica say all of its prompt."""
+        chosen = attempt.decision.chosen
+        heard = any(replica == chosen.replica for replica, _ in self.synced)
+        return heard and chosen.counted_in == "tokens" and not attempt.salted
+
     def see_first_token(self, ticket: int) -> None:
         attempt = self.open.get(ticket)
         if attempt is not None and not attempt.saw_first_token:
             attempt.saw_first_token = True
+            attempt.settled = not self.covers(attempt)
             self.seen["first tokens"] += 1
         self.router.observe(FirstToken(ticket, self.now))
 
@@ -236,6 +290,8 @@ class RouterMachine(RuleBasedStateMachine):
     @rule(replica=REPLICAS)
     def replica_restarted(self, replica: str) -> None:
         self.reporting.discard(replica)
+        self.synced = {one for one in self.synced if one[0] != replica}
+        self.fences = {one for one in self.fences if one[0] != replica}
         self.router.observe(ReplicaRestarted(replica, self.now))
         assert self.view(replica).index_blocks == 0
 
@@ -248,6 +304,38 @@ class RouterMachine(RuleBasedStateMachine):
     def response_stored(self, replica: str) -> None:
         self.router.observe(ResponseStored(replica, self.now, "resp_1"))
         assert self.router.holder("resp_1") == replica
+
+    # ── what replicas say of their caches ────────────────────────────────────────────────────────
+
+    @rule(replica=REPLICAS, rank=RANKS, said=st.lists(events(), max_size=3).map(tuple))
+    def cache_events(self, replica: str, rank: int, said: tuple[CacheEvent, ...]) -> None:
+        self.fences.discard((replica, rank, "reset"))
+        if BlocksCleared() in said:
+            self.cleared[replica] = self.now
+        self.router.observe(CacheEvents(replica, self.now, rank, said))
+
+    @rule(replica=REPLICAS, rank=RANKS)
+    def cache_fenced(self, replica: str, rank: int) -> None:
+        self.fences.add((replica, rank, "feed"))
+        self.router.observe(CacheFenced(replica, self.now, rank, "a gap"))
+
+    @rule(replica=REPLICAS, rank=RANKS)
+    def cache_synced(self, replica: str, rank: int) -> None:
+        self.synced.add((replica, rank))
+        self.fences.discard((replica, rank, "feed"))
+        self.router.observe(CacheSynced(replica, self.now, rank))
+
+    @rule(replica=REPLICAS, rank=RANKS)
+    def cache_lost(self, replica: str, rank: int) -> None:
+        self.synced.discard((replica, rank))
+        self.fences -= {(replica, rank, "feed"), (replica, rank, "reset")}
+        self.router.observe(CacheLost(replica, self.now, rank, "began anew"))
+
+    @rule(replica=REPLICAS, ago=st.sampled_from([0.0, 0.05, 10.0]))
+    def cache_reset(self, replica: str, ago: float) -> None:
+        if self.cleared.get(replica, float("-inf")) < self.now - ago:
+            self.fences |= {(name, rank, "reset") for name, rank in self.synced if name == replica}
+        self.router.observe(CacheReset(replica, self.now, self.now - ago))
 
     @precondition(lambda self: len(self.open) > 2)
     @rule()
@@ -280,22 +368,34 @@ class RouterMachine(RuleBasedStateMachine):
                 assert view.wait_ms == 0
 
     @invariant()
-    def blocks_are_confirmed_or_promised_by_an_attempt_in_flight_there(self) -> None:
-        for replica, held in zip(NAMES, self.router._index._held, strict=True):
+    def guesses_are_shown_or_promised_by_an_attempt_in_flight_there(self) -> None:
+        for replica, guessed in zip(NAMES, self.router._beliefs.index._guessed, strict=True):
             promising = {
                 ticket
                 for ticket, attempt in self.open.items()
-                if attempt.decision.chosen.replica == replica and not attempt.saw_first_token
+                if attempt.decision.chosen.replica == replica and not attempt.settled
             }
-            assert set(held.values()) <= promising | {CONFIRMED}
+            assert set(guessed.values()) <= promising | {SETTLED, CONFIRMED}
 
     @invariant()
-    def blocks_are_held_with_all_that_stand_before_them(self) -> None:
-        for text in self.texts:
-            links = chain(b"m", text, BLOCK)
-            overlaps = self.router._index.overlaps(links)
-            for overlap, held in zip(overlaps, self.router._index._held, strict=True):
-                assert overlap == sum(link in held for link in links.hashes)
+    def the_map_holds_what_replicas_hold(self) -> None:
+        index = self.router._beliefs.index
+        guessed = {link for owners in index._guessed for link in owners}
+        stated = sum(index.stated_blocks(slot) for slot in range(len(NAMES)))
+        assert guessed <= index._holders.keys()
+        assert all(index._holders.values())
+        assert len(index._holders) <= len(guessed) + stated
+
+    def is_fenced(self, replica: str) -> bool:
+        return any(name == replica for name, _, _ in self.fences)
+
+    @invariant()
+    def the_source_of_beliefs_is_said(self) -> None:
+        for view in self.router.snapshot(self.now).replicas:
+            heard = any(name == view.name for name, _ in self.synced)
+            expected = "fenced" if self.is_fenced(view.name) else "events" if heard else "guess"
+            assert view.cache.source == expected
+            assert 0 <= view.cache.stated_blocks <= view.index_blocks
 
     @invariant()
     def totals_are_what_was_observed(self) -> None:
@@ -319,6 +419,18 @@ class RouterMachine(RuleBasedStateMachine):
         assert all(view.routed_tokens <= view.available_tokens for view in series)
 
     @invariant()
+    def waterfalls_add_up_and_agree(self) -> None:
+        """By replica, by tenant and by prefix family the same tokens are counted."""
+        snapshot = self.router.snapshot(self.now)
+        for views in (snapshot.series, snapshot.tenants, snapshot.families):
+            for view in views:
+                assert view.available_tokens - view.routing_loss_tokens == view.routed_tokens
+                delivered = view.routed_tokens - view.index_loss_tokens + view.index_gain_tokens
+                assert delivered == view.delivered_tokens
+            assert sum(view.available_tokens for view in views) == self.seen["available"]
+            assert sum(view.delivered_tokens for view in views) == self.seen["delivered"]
+
+    @invariant()
     def looking_changes_nothing(self) -> None:
         snapshot = self.router.snapshot(self.now)
         request = RouteRequest("look", "m", chain(b"m", b"a" * BLOCK * 3, BLOCK), True, self.now)
@@ -331,9 +443,9 @@ class RouterMachine(RuleBasedStateMachine):
         self.open.clear()
         for view in self.router.snapshot(self.now).replicas:
             assert (view.inflight, view.wait_ms) == (0, 0)
-        for held in self.router._index._held:
-            assert set(held.values()) <= {CONFIRMED}
-        assert self.router._tickets == {}
+        for guessed in self.router._beliefs.index._guessed:
+            assert set(guessed.values()) <= {SETTLED, CONFIRMED}
+        assert self.router._learner._tickets == {}
 
 
 def counted(series: tuple[SeriesView, ...], histogram: str) -> int:
@@ -342,89 +454,3 @@ def counted(series: tuple[SeriesView, ...], histogram: str) -> int:
 
 TestRouterMachine = RouterMachine.TestCase
 TestRouterMachine.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
-
-
-# ── determinism ──────────────────────────────────────────────────────────────────────────────────
-
-FAMILIES = [bytes([65 + n]) * (700 * n) for n in range(1, 9)]
-
-
-class Run:
-    """500 requests with the fate that a seed gives them; a digest of all decisions and of the last snapshot."""
-
-    def __init__(self, policy: str, *, router_seed: int = 1, looks: bool = False) -> None:
-        self.router = Router(POOLS, policy=policy, rng=Random(router_seed))
-        self.fate = Random(42)
-        self.looks = looks
-        self.now = 0.0
-        self.open: list[Decision] = []
-        self.digest = sha256()
-
-    def observe(self, fact: Fact) -> None:
-        self.router.observe(fact)
-        if self.looks:
-            self.router.snapshot(self.now)
-
-    def play(self) -> str:
-        for name in NAMES:
-            self.observe(ReplicaUp(name, self.now, (ModelCard("m"),)))
-        for n in range(500):
-            self.now += self.fate.expovariate(10)
-            self.request(n)
-            while len(self.open) > self.fate.randrange(12):
-                self.end(self.open.pop(self.fate.randrange(len(self.open))))
-            self.weather()
-        self.digest.update(msgspec.json.encode(self.router.snapshot(self.now)))
-        return self.digest.hexdigest()
-
-    def request(self, n: int) -> None:
-        text = self.fate.choice(FAMILIES) + b"question %d " % self.fate.randrange(50) * 30
-        streams = self.fate.random() < 0.6
-        request = RouteRequest(f"request {n}", "m", chain(b"m", text), streams, self.now)
-        if self.looks:
-            self.router.preview(request, self.now)
-        answer = self.router.route(request, self.now)
-        self.digest.update(msgspec.json.encode(answer))
-        if isinstance(answer, Decision):
-            self.open.append(answer)
-            self.observe(Dispatched(answer.ticket, self.now, 0.0001, 0.0002))
-
-    def end(self, decision: Decision) -> None:
-        self.now += self.fate.random() * 0.2
-        if self.looks:
-            self.router.snapshot(self.now - 0.01)
-        if self.fate.random() < 0.8:
-            self.observe(FirstToken(decision.ticket, self.now))
-            self.now += self.fate.random() * 0.05
-        if self.fate.random() < 0.1:
-            self.observe(AttemptFailed(decision.ticket, self.now))
-            return
-        outcome = self.fate.choice([Outcome.COMPLETED] * 8 + list(Outcome))
-        cached = self.fate.randrange(decision.chosen.prompt_tokens)
-        self.observe(Finished(decision.ticket, self.now, outcome, Usage(decision.chosen.prompt_tokens, 20, cached), 5))
-
-    def weather(self) -> None:
-        name, luck = self.fate.choice(NAMES), self.fate.random()
-        if luck < 0.02:
-            self.observe(ReplicaDown(name, self.now, "connection refused"))
-        elif luck < 0.2:
-            self.observe(ReplicaUp(name, self.now, (ModelCard("m"),)))
-        elif luck < 0.22:
-            self.observe(ReplicaRestarted(name, self.now))
-        elif luck < 0.3:
-            self.observe(LoadReported(name, self.now, LoadReport(kv_capacity_tokens=self.fate.randrange(1000, 20_000))))
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-def test_the_same_seed_and_facts_make_the_same_decisions(policy: str) -> None:
-    assert Run(policy).play() == Run(policy).play()
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-def test_looking_in_between_changes_no_decision(policy: str) -> None:
-    """So that a journal, which holds requests and facts only, replays to the same decisions."""
-    assert Run(policy).play() == Run(policy, looks=True).play()
-
-
-def test_another_seed_makes_other_decisions() -> None:
-    assert Run("random").play() != Run("random", router_seed=2).play()

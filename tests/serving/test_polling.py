@@ -1,14 +1,20 @@
 """What the gateway learns of its replicas by looking at them."""
 
 import asyncio
+import json
 import socket
+from collections.abc import Callable
 
 import httpx
 import pytest
+from event_publisher import Publisher, publishing
 from fake_engine import fake_engine, models, response, silence
 from gateways import chat, client, gateway_of, gateway_over, post, until
 
+from gateway.config import build
+from gateway.routing.facts import CacheReset, Fact, ReplicaRestarted
 from gateway.routing.snapshot import ReplicaView
+from gateway.serving.polling import looked_once
 from gateway.serving.server import RunningGateway
 
 OFTEN = {"interval_s": 0.02}
@@ -177,3 +183,108 @@ async def test_an_engine_that_says_nothing_of_its_start_is_a_new_one_after_it_wa
         engine.pages["/health"] = healthy
         await until(lambda: replica(run).state == "up")
         await until(lambda: replica(run).index_blocks == 0)
+
+
+def counters(resets: int | None, prompt_tokens: int = 50) -> bytes:
+    page = f'vllm:prompt_tokens_total{{engine="0"}} {prompt_tokens}\n'
+    if resets:
+        labels = 'handler="/reset_prefix_cache",method="POST",status="2xx"'
+        page += f"http_requests_total{{{labels}}} {resets}\n"
+    return response(page.encode(), content_type="text/plain")
+
+
+def recording(run: RunningGateway) -> list[Fact]:
+    """The facts from now on, as the poller tells them."""
+    facts: list[Fact] = []
+    told: Callable[[Fact], None] = run.gateway.observe
+
+    def observe(fact: Fact) -> None:
+        facts.append(fact)
+        told(fact)
+
+    run.gateway.observe = observe  # type: ignore[method-assign]
+    return facts
+
+
+def resets_in(facts: list[Fact]) -> list[CacheReset]:
+    return [fact for fact in facts if isinstance(fact, CacheReset)]
+
+
+async def test_a_cache_that_was_told_to_drop_itself_between_two_looks() -> None:
+    async with fake_engine() as engine:
+        engine.pages["/metrics"] = counters(None)
+        async with gateway_over(engine.url, polling=OFTEN) as run:
+            facts = recording(run)
+            began = run.gateway.clock()
+            engine.pages["/metrics"] = counters(1)
+            await until(lambda: bool(resets_in(facts)))
+            engine.pages["/metrics"] = response(b"", 503)  # looks that say nothing hide no reset
+            looked = len(engine.polls)
+            await until(lambda: len(engine.polls) > looked + 6)
+            engine.pages["/metrics"] = counters(3)
+            await until(lambda: len(resets_in(facts)) == 2)
+            looked = len(engine.polls)
+            await until(lambda: len(engine.polls) > looked + 6)
+            first, second = resets_in(facts)
+            assert (first.replica, second.replica) == ("p-0", "p-0")
+            assert began - 1 < first.since < first.at < second.at
+            assert first.since < second.since < second.at
+
+
+async def test_the_counter_of_another_process_is_no_reset() -> None:
+    async with fake_engine() as engine:
+        engine.pages["/metrics"] = counters(2, prompt_tokens=50)
+        async with gateway_over(engine.url, polling=OFTEN) as run:
+            facts = recording(run)
+            engine.pages["/metrics"] = counters(5, prompt_tokens=10)
+            await until(lambda: any(isinstance(fact, ReplicaRestarted) for fact in facts))
+            looked = len(engine.polls)
+            await until(lambda: len(engine.polls) > looked + 6)
+            assert resets_in(facts) == []
+
+
+def sources(publisher: Publisher) -> bytes:
+    said = {
+        "enable_kv_cache_events": True,
+        "publisher": "zmq",
+        "endpoint": f"tcp://*:{publisher.port}",
+        "replay_endpoint": f"tcp://*:{publisher.replay_port}",
+        "topic": "",
+    }
+    return response(json.dumps({"0": said}).encode())
+
+
+BATCH = b"\x93\xcb\x41\xd9\x00\x00\x00\x00\x00\x00\x91\x81\xa4type\xb0AllBlocksCleared\x00"
+
+
+async def test_replicas_that_publish_their_cache_are_listened_to() -> None:
+    async with publishing(history=[BATCH]) as publisher, fake_engine() as engine:
+        engine.pages["/kv_event_sources"] = sources(publisher)
+        engine.pages["/metrics"] = metrics()
+        pool = {"name": "p", "engine": "vllm", "replicas": [engine.url], "model": "m", "tokens": "engine"}
+        async with gateway_of([pool], polling=OFTEN) as run:
+
+            def is_live() -> bool:
+                return [status.state for status in run.gateway.feeds.statuses()] == ["live"]
+
+            await until(is_live)
+            [status] = run.gateway.feeds.statuses()
+            assert (status.replica, status.last_seq, status.events, status.damaged) == ("p-0", 0, 1, 0)
+            engine.pages["/metrics"] = metrics(started_at=2000.0)
+            await until(lambda: run.gateway.feeds.statuses()[0].losses == 1)
+            await until(is_live)
+            assert run.gateway.feeds.statuses()[0].batches == 2
+            asked = len(publisher.asked)
+            publisher.publish(BATCH, lose=True)
+            engine.pages["/metrics"] = metrics(started_at=2000.0, prompt_tokens=500)
+            await until(lambda: run.gateway.feeds.statuses()[0].batches == 3)
+            assert len(publisher.asked) > asked
+
+
+async def test_a_look_alone_listens_to_nobody() -> None:
+    async with publishing() as publisher, fake_engine() as engine:
+        engine.pages["/kv_event_sources"] = sources(publisher)
+        config = build({"pools": [{"name": "p", "engine": "vllm", "replicas": [engine.url], "tokens": "engine"}]})
+        async with looked_once(config) as gateway:
+            assert gateway.snapshot().replicas[0].state == "up"
+            assert gateway.feeds.statuses() == ()

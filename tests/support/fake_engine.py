@@ -76,7 +76,10 @@ COMPLETION = json.dumps(
     }
 ).encode()
 
-POLLED = ("/health", "/v1/models", "/metrics", "/version", "/server_info", "/get_server_info", "/v1/loads", "/get_load")
+POLLED = (
+    *("/health", "/v1/models", "/metrics", "/version", "/server_info", "/get_server_info"),
+    *("/v1/loads", "/get_load", "/kv_event_sources"),
+)
 """What the dialects look at; it is answered from `pages`, and with 404 where there is none."""
 
 

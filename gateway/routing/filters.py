@@ -1,0 +1,60 @@
+"""The filters: which replicas may take a request at all; pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from gateway.routing.decision import Rejection, RejectionReason, RouteRequest
+from gateway.routing.fleet import Fleet, Replica, ReplicaState
+
+RETRY_AFTER_S: Final = 2.0
+
+
+class Usable(NamedTuple):
+    """The model's name, its replicas that are up, and those of them that may be chosen."""
+
+    model: str
+    up: list[Replica]
+    choice: list[Replica]
+
+
+def usable(fleet: Fleet, stored: Mapping[str, str], request: RouteRequest) -> Usable | Rejection:
+    """Apply the filters in order: model, pin, stored response (`stored`: its replica by id), health, already tried."""
+    served = fleet.served
+    model = request.model
+    if model not in served and (unheard := fleet.unheard()):
+        message = "not known yet which models are served: " + _ailments(unheard)
+        return Rejection(RejectionReason.NO_REPLICA, message, RETRY_AFTER_S)
+    if model is None:
+        if len(served) != 1:
+            return Rejection(RejectionReason.MODEL_REQUIRED, f"say which model: {_listed(served)}")
+        model = next(iter(served))
+    replicas = served.get(model)
+    if replicas is None:
+        message = f"The model `{model}` does not exist. Served here: {_listed(served)}"
+        return Rejection(RejectionReason.MODEL_NOT_FOUND, message)
+    serving = [replica for replica in replicas if replica.state is ReplicaState.UP]
+    holder = stored.get(request.response_id) if request.response_id else None
+    replicas = [
+        replica
+        for replica in replicas
+        if request.pinned_pool in (None, replica.pool.spec.name) and request.pinned_replica in (None, replica.spec.name)
+    ]
+    if not replicas:
+        pin = request.pinned_replica or request.pinned_pool
+        return Rejection(RejectionReason.UNKNOWN_PIN, f"no pool or replica `{pin}` serves the model `{model}`")
+    up = [r for r in replicas if r.state is ReplicaState.UP and holder in (None, r.spec.name)]
+    if not up:
+        message = f"no replica of the model `{model}` is usable now: {_ailments(replicas)}"
+        return Rejection(RejectionReason.NO_REPLICA, message, RETRY_AFTER_S)
+    fresh = [replica for replica in up if replica.spec.name not in request.tried]
+    if not fresh:
+        return Rejection(RejectionReason.ALL_TRIED, "every usable replica was tried and failed", RETRY_AFTER_S)
+    return Usable(model, serving, fresh)
+
+
+def _ailments(replicas: Sequence[Replica]) -> str:
+    return "; ".join(f"{replica.spec.name}: {replica.reason or 'does not hold the response'}" for replica in replicas)
+
+
+def _listed(served: dict[str, list[Replica]]) -> str:
+    return ", ".join(f"`{model}`" for model in served) or "none yet (no replica has answered)"

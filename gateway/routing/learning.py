@@ -1,0 +1,199 @@
+"""Learning: what every fact teaches the fleet, the beliefs and the scoreboard; pure."""
+
+from typing import assert_never
+
+from engines.reports import Usage
+from gateway.routing.beliefs import Beliefs
+from gateway.routing.curves import is_plain_text
+from gateway.routing.facts import (
+    AttemptFailed,
+    CacheEvents,
+    CacheFenced,
+    CacheLost,
+    CacheReset,
+    CacheSynced,
+    Dispatched,
+    Finished,
+    FirstToken,
+    LoadReported,
+    Outcome,
+    Refused,
+    ReplicaDown,
+    ReplicaRestarted,
+    ReplicaUp,
+)
+from gateway.routing.fleet import Booking, Fleet, Replica, ReplicaState
+from gateway.routing.scoreboard import Scoreboard, Series
+
+LearnedFact = (
+    Dispatched | FirstToken | Finished | AttemptFailed | Refused
+    | ReplicaUp | ReplicaDown | ReplicaRestarted | LoadReported
+    | CacheEvents | CacheFenced | CacheSynced | CacheLost | CacheReset
+)  # fmt: skip
+
+
+class Learner:
+    """Takes the facts that follow decisions. `block_bytes` is the block of text chains."""
+
+    def __init__(self, fleet: Fleet, beliefs: Beliefs, scoreboard: Scoreboard, block_bytes: int) -> None:
+        self._fleet = fleet
+        self._beliefs = beliefs
+        self._scoreboard = scoreboard
+        self._block_bytes = block_bytes
+        self._tickets: dict[int, Replica] = {}
+
+    def booked(self, replica: Replica, booking: Booking) -> None:
+        """An attempt begins; its ticket will come in later facts."""
+        self._tickets[booking.ticket] = replica
+        replica.book(booking)
+
+    def observe(self, fact: LearnedFact) -> None:
+        """Learn one fact. A fact about a ticket that has ended is ignored."""
+        match fact:
+            case Dispatched() | FirstToken() | Finished() | AttemptFailed():
+                replica = self._tickets.get(fact.ticket)
+                if replica is not None:
+                    self._attempt(fact, replica)
+            case Refused():
+                self._scoreboard.of("", "", fact.model).end(fact.outcome)
+            case ReplicaUp() | ReplicaDown() | ReplicaRestarted() | LoadReported():
+                self._replica(fact, self._fleet.replica(fact.replica))
+            case CacheEvents() | CacheFenced() | CacheSynced() | CacheLost() | CacheReset():
+                self._cache(fact, self._fleet.replica(fact.replica))
+            case _:
+                assert_never(fact)
+
+    def _attempt(self, fact: Dispatched | FirstToken | Finished | AttemptFailed, replica: Replica) -> None:
+        booking = replica.bookings[fact.ticket]
+        series = self._scoreboard.of(replica.pool.spec.name, replica.spec.name, booking.model)
+        match fact:
+            case Dispatched():
+                series.route.observe(fact.route_s)
+                series.overhead.observe(fact.overhead_s)
+            case FirstToken():
+                if booking.first_token_at is None:
+                    self._first_token(replica, booking, fact.at)
+                    series.first_token(booking, fact.at)
+            case AttemptFailed():
+                self._beliefs.lost(replica.cache, booking, replica.bookings.values())
+                self._release(replica, booking, fact.at)
+                series.retries += 1
+            case Finished():
+                self._finish(replica, booking, fact)
+                series.end(fact.outcome)
+                series.request.observe(fact.at - booking.accepted_at)
+                if booking.first_token_at is not None and fact.content_frames > 1:
+                    gaps = fact.content_frames - 1
+                    series.itl.observe((fact.at - booking.first_token_at) / gaps, gaps)
+                if fact.usage is not None:
+                    self._count(series, booking, fact.usage, replica)
+            case _:
+                assert_never(fact)
+
+    def _count(self, series: Series, booking: Booking, usage: Usage, replica: Replica) -> None:
+        """Count a request's tokens by the engine's word.
+
+        An engine that reports cached tokens at all may leave the field out when there were none.
+        """
+        delivered = (usage.cached_tokens or 0) if replica.reports_cached_tokens else usage.cached_tokens
+        series.used(booking, usage, delivered)
+        if delivered is not None:
+            for waterfall in (
+                series.waterfall,
+                self._scoreboard.tenants.of(booking.tenant),
+                self._scoreboard.families.of(booking.text.family),
+            ):
+                waterfall.add(usage.prompt_tokens, booking.available_tokens, booking.routed_tokens, delivered)
+
+    def _first_token(self, replica: Replica, booking: Booking, at: float) -> None:
+        self._beliefs.first_token(replica.cache, booking)
+        booking.first_token_at = at
+        replica.prefilled(booking.ticket, at)
+        measured_ms = (at - booking.booked_at) * 1000 - booking.wait_ms
+        replica.learn(booking.prompt_tokens - booking.routed_tokens, max(measured_ms, 0.0))
+        record = self._scoreboard.requests.get(booking.request_id)
+        if record is not None:
+            record.ttft_s = at - booking.accepted_at
+
+    def _finish(self, replica: Replica, booking: Booking, fact: Finished) -> None:
+        if fact.outcome is not Outcome.COMPLETED:
+            self._beliefs.lost(replica.cache, booking, replica.bookings.values())
+        else:
+            self._beliefs.computed(replica.cache, booking)
+            if booking.first_token_at is None:
+                replica.prefilled(booking.ticket, fact.at)
+        self._release(replica, booking, fact.at)
+        if fact.usage is not None:
+            self._learn_tokens(replica, booking, fact.usage, fact.at)
+        record = self._scoreboard.requests.get(booking.request_id)
+        if record is not None:
+            record.outcome, record.usage = fact.outcome, fact.usage
+
+    def _learn_tokens(self, replica: Replica, booking: Booking, usage: Usage, at: float) -> None:
+        """The engine's word on the prompt: how many tokens it is, whether ours are its, how many were cached."""
+        pool, chain, text = replica.pool, booking.chain, booking.text
+        pool.token_ratio.observe(text.length, usage.prompt_tokens)
+        pool.family_ratios.observe(text.family, text.length, usage.prompt_tokens)
+        replica.reports_cached_tokens |= usage.cached_tokens is not None
+        if booking.token_count is not None:
+            shape, ours = booking.token_count
+            agreed = pool.token_trust.observe(shape, ours, usage.prompt_tokens)
+            if not agreed and chain.form.counts_tokens:
+                self._beliefs.index.forget(replica.slot, chain.hashes)
+                return
+        comparable = chain.form.counts_tokens or is_plain_text(text.length, usage.prompt_tokens)
+        if replica.reports_cached_tokens and comparable:
+            link_tokens = pool.link_tokens(chain)
+            tolerance = max(replica.block_tokens or 0, round(link_tokens))
+            cached = usage.cached_tokens or 0
+            self._beliefs.delivered(replica.cache, booking, cached, at, link_tokens, tolerance)
+
+    def _release(self, replica: Replica, booking: Booking, at: float) -> None:
+        replica.release(booking.ticket, at)
+        del self._tickets[booking.ticket]
+
+    def _replica(self, fact: ReplicaUp | ReplicaDown | ReplicaRestarted | LoadReported, replica: Replica) -> None:
+        match fact:
+            case ReplicaUp():
+                replica.state, replica.reason = ReplicaState.UP, ""
+                replica.models = {card.id: card for card in fact.models}
+                self._fleet.list_models()
+                replica.description = fact.description
+                replica.reports_cached_tokens |= bool(fact.description.reports_cached_tokens)
+                self._resize(replica, fact.description.kv_capacity_tokens)
+            case ReplicaDown():
+                replica.state, replica.reason = ReplicaState.DOWN, fact.reason
+            case ReplicaRestarted():
+                self._beliefs.restarted(replica.cache)
+                replica.reports_cached_tokens = False  # the new process may be set up otherwise
+            case LoadReported():
+                replica.report = fact.report
+                self._resize(replica, fact.report.kv_capacity_tokens)
+            case _:
+                assert_never(fact)
+
+    def _cache(self, fact: CacheEvents | CacheFenced | CacheSynced | CacheLost | CacheReset, replica: Replica) -> None:
+        beliefs, view = self._beliefs, replica.cache
+        match fact:
+            case CacheEvents():
+                beliefs.events(view, fact.rank, fact.events)
+            case CacheFenced():
+                beliefs.fenced(view, fact.rank, fact.reason)
+            case CacheSynced():
+                beliefs.synced(view, fact.rank)
+            case CacheLost():
+                beliefs.unheard(view, fact.rank, fact.reason)
+            case CacheReset():
+                beliefs.reset(view)
+            case _:
+                assert_never(fact)
+
+    def _resize(self, replica: Replica, kv_tokens: int | None) -> None:
+        """Guess as many blocks as the engine can hold, and follow its blocks in its own size."""
+        if replica.block_tokens:
+            replica.cache.ledger.resize(replica.block_tokens)
+        if kv_tokens:
+            form = replica.form
+            tokens = form.block if form else self._block_bytes / replica.pool.token_ratio.bytes_per_token
+            blocks = max(1, int(kv_tokens * replica.cache.capacity_share / tokens))
+            self._beliefs.index.resize(replica.slot, blocks)

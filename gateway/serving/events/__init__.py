@@ -1,0 +1,1 @@
+"""KV-cache events: subscribing, replaying, and turning messages into facts."""

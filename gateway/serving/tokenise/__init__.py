@@ -1,0 +1,1 @@
+"""Exact token ids of requests: by a tokenizer here, or by the engines themselves."""
