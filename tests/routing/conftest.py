@@ -82,8 +82,8 @@ class Driver:
     def lost(self, replica: str, rank: int = 0, reason: str = "the publisher began anew") -> None:
         self.router.observe(CacheLost(replica, self.now, rank, reason))
 
-    def reset(self, replica: str, since: float) -> None:
-        self.router.observe(CacheReset(replica, self.now, since))
+    def reset(self, replica: str) -> None:
+        self.router.observe(CacheReset(replica, self.now))
 
     # ── requests ─────────────────────────────────────────────────────────────────────────────────
 

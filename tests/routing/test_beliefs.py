@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.routing.beliefs import Beliefs, CacheView, overlap_of
+from gateway.routing.chain import PrefixChain
 from gateway.routing.index import Depths
 
 DEPTHS = st.tuples(*[st.integers(0, 300)] * 3).map(lambda three: Depths(*sorted(three)))
@@ -42,21 +43,34 @@ def view() -> CacheView:
     return Beliefs().add_replica(100, lambda: ())
 
 
-def test_a_block_is_struck_when_it_disappoints_for_the_second_time(view: CacheView) -> None:
-    assert [view.strike(7), view.strike(8), view.strike(7), view.strike(7)] == [False, False, True, True]
+def struck(view: CacheView, link: int) -> bool:
+    """Whether a chain is believed in only up to this block."""
+    return not view.believable(PrefixChain((link,))).hashes
+
+
+def test_a_block_is_disbelieved_when_it_disappoints_for_the_second_time(view: CacheView) -> None:
+    for link in (7, 8):
+        view.strike(link)
+        assert not struck(view, link)
+    view.strike(7)
+    assert struck(view, 7)
+    assert view.believable(PrefixChain((1, 2, 7, 3))).hashes == (1, 2)
+    assert view.believable(PrefixChain((1, 2, 8, 3))).hashes == (1, 2, 8, 3)
     view.absolve([7, 9])
-    assert [view.strike(7), view.strike(8)] == [False, True]
+    assert not struck(view, 7)
 
 
 def test_the_memory_of_disappointments_is_bounded(view: CacheView) -> None:
     for link in range(10_000):
         view.strike(link)
-    assert view.strike(9_999)
-    assert not view.strike(1), "so long ago that it is forgotten"
+        view.strike(link)
+    assert struck(view, 9_999)
+    assert not struck(view, 1), "so long ago that it is forgotten"
     assert len(view._strikes) <= 4096
 
 
 def test_a_new_process_starts_without_disappointments(view: CacheView) -> None:
     view.strike(7)
+    view.strike(7)
     view.restart()
-    assert not view.strike(7)
+    assert not struck(view, 7)

@@ -49,7 +49,11 @@ def followed(adopted: int | None, max_blocks: int) -> tuple[PrefixIndex, BlockLe
     index = PrefixIndex()
     index.add_replica(10)
     return index, BlockLedger(
-        lambda links: index.state(0, links), lambda links: index.retract(0, links), lambda _: adopted, max_blocks
+        lambda links: index.state(0, links),
+        lambda links: index.retract(0, links),
+        lambda link: index.is_stated(0, link),
+        lambda _: adopted,
+        max_blocks,
     )
 
 

@@ -32,7 +32,10 @@ class LedgerMachine(RuleBasedStateMachine):
         self.index = PrefixIndex()
         self.index.add_replica(10)
         self.ledger = BlockLedger(
-            lambda links: self.index.state(0, links), lambda links: self.index.retract(0, links), lambda _: None
+            lambda links: self.index.state(0, links),
+            lambda links: self.index.retract(0, links),
+            lambda link: self.index.is_stated(0, link),
+            lambda _: None,
         )
         self.engine: defaultdict[int, Copies] = defaultdict(Counter)
         self.said: defaultdict[int, Copies] = defaultdict(Counter)

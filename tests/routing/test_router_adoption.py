@@ -99,7 +99,6 @@ def test_blocks_with_a_namespace_of_their_own_are_not_adopted(covered, more):
     assert adopted(covered) == (0, 1)
 
 
-@pytest.mark.xfail(strict=True, reason="a chain does not say that it is an adapter's")
 def test_blocks_of_the_model_are_not_adopted_by_a_prompt_of_an_adapter(covered):
     covered.router.observe(ReplicaUp("r1", covered.now, (ModelCard("m"), ModelCard("lora", parent="m"))))
     covered.load("r1", block_tokens=BLOCK)

@@ -36,7 +36,6 @@ def test_after_two_disappointments_at_one_block_it_is_not_believed_in(alone):
     assert alone.replica("r1").index_blocks == 0
 
 
-@pytest.mark.xfail(strict=True, reason="the first token of the next request brings the belief back")
 def test_what_was_disbelieved_stays_so_until_the_engine_reports_it(alone):
     for _ in range(2):
         alone.serve(LONG, usage=Usage(TOKENS, 1, 0))
@@ -73,7 +72,6 @@ def test_a_hit_is_believed_whatever_was_struck_before(alone):
     alone.serve(LONG, usage=Usage(TOKENS, 1, 8704))
     overlap = alone.route(LONG).chosen.overlap
     assert overlap.confirmed == 8704
-    assert overlap.total > 8704
 
 
 def test_more_than_was_predicted_extends_what_is_believed(drive, pool_of):
@@ -132,7 +130,7 @@ def test_a_cache_that_is_gone_is_not_predicted_from_that_moment_on(alone, how):
         case "restarted":
             alone.restarted("r1")
         case "reset":
-            alone.reset("r1", alone.now - 1)
+            alone.reset("r1")
         case "lost":
             alone.lost("r1")
         case "fenced":
@@ -160,6 +158,8 @@ def test_a_fence_of_one_rank_stands_until_that_rank_is_in_step(alone):
     alone.synced("r1", rank=1)
     assert alone.predicted(LONG, "r1") == 0
     alone.lost("r1", rank=0)
+    assert alone.replica("r1").cache.source == "guess", "not all of its ranks are heard"
+    alone.synced("r1", rank=0)
     assert alone.replica("r1").cache.source == "events"
 
 

@@ -113,7 +113,7 @@ class Run:
         elif luck < 0.4:
             self.observe(CacheSynced(name, self.now, 0))
         elif luck < 0.42:
-            self.observe(CacheReset(name, self.now, self.now - 2.0))
+            self.observe(CacheReset(name, self.now))
         elif luck < 0.7:
             self.observe(CacheEvents(name, self.now, 0, (self.event(),)))
 

@@ -214,7 +214,7 @@ def test_a_reset_without_an_event_is_believed_until_the_next_one(covered):
     """An idle engine says that its cache was dropped only with its next step; a reset may also have failed."""
     serve(covered, Cache(), PROMPT)
     covered.now += 10
-    covered.reset("r1", covered.now - 2)
+    covered.reset("r1")
     assert cached(covered) == 0
     assert covered.replica("r1").cache.source == "fenced"
     covered.said("r1", BlocksRemoved((b"nothing known",)))
@@ -224,18 +224,21 @@ def test_a_reset_without_an_event_is_believed_until_the_next_one(covered):
 def test_a_reset_whose_event_comes_later_empties_the_cache(covered):
     serve(covered, Cache(), PROMPT)
     covered.now += 10
-    covered.reset("r1", covered.now - 2)
+    covered.reset("r1")
     covered.said("r1", BlocksCleared(), *Cache().serve(PROMPT[:300])[1])
     assert cached(covered) == 256
 
 
-def test_a_reset_whose_event_was_seen_before_the_poll_is_not_applied_twice(covered):
+def test_a_reset_whose_event_was_seen_before_the_poll_hides_the_cache_until_the_next_event(covered):
+    """Whether that event was of this reset or of an earlier one cannot be told."""
     serve(covered, Cache(), PROMPT)
     covered.now += 1
     covered.said("r1", BlocksCleared())
     serve(covered, Cache(), PROMPT)
     covered.now += 1
-    covered.reset("r1", covered.now - 5)
+    covered.reset("r1")
+    assert cached(covered) == 0
+    covered.said("r1", BlocksRemoved((b"nothing known",)))
     assert cached(covered) == 896
     assert covered.replica("r1").cache.source == "events"
 
@@ -244,7 +247,7 @@ def test_a_second_reset_is_another_one(covered):
     covered.said("r1", BlocksCleared())
     serve(covered, Cache(), PROMPT)
     covered.now += 10
-    covered.reset("r1", covered.now - 2)
+    covered.reset("r1")
     assert cached(covered) == 0
 
 
@@ -258,17 +261,15 @@ def test_a_restart_forgets_what_was_stated_until_the_feed_is_in_step_again(cover
     assert cached(covered) == 896
 
 
-def test_a_miss_of_what_was_stated_twice_is_believed_more_than_the_statement(covered):
-    """An engine that answers otherwise than it says is wrong in what it says."""
+def test_an_engine_that_answers_otherwise_than_it_says_is_expected_to_go_on_so(covered):
+    """Hybrid models store all of a prompt and hit only as much as their sliding windows kept."""
     _, events = Cache().serve(PROMPT)
     covered.said("r1", *events)
-    for _ in range(2):
+    for _ in range(20):
         decision = ask(covered, PROMPT)
-        assert decision.chosen.overlap.confirmed == 896
+        assert decision.chosen.overlap.confirmed == 896, "what it says stands"
         covered.finish(decision, usage=Usage(1000, 1, 256))
-    assert ask(covered, PROMPT).chosen.overlap.confirmed == 256
-    covered.said("r1", BlocksRemoved(events[0].hashes))
-    assert covered.replica("r1").cache.stated_blocks == 0
+    assert 256 <= ask(covered, PROMPT).chosen.cached_tokens < 320
 
 
 # ── whose prompts ────────────────────────────────────────────────────────────────────────────────

@@ -107,7 +107,7 @@ class RouterMachine(RuleBasedStateMachine):
         self.reporting: set[str] = set()
         self.synced: set[tuple[str, int]] = set()
         self.fences: set[tuple[str, int, str]] = set()
-        self.cleared: dict[str, float] = {}
+        self.unheard: set[tuple[str, int]] = set()
         self.seen: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
         self.router = Router(POOLS, block_bytes=BLOCK)
@@ -291,6 +291,7 @@ class RouterMachine(RuleBasedStateMachine):
     def replica_restarted(self, replica: str) -> None:
         self.reporting.discard(replica)
         self.synced = {one for one in self.synced if one[0] != replica}
+        self.unheard = {one for one in self.unheard if one[0] != replica}
         self.fences = {one for one in self.fences if one[0] != replica}
         self.router.observe(ReplicaRestarted(replica, self.now))
         assert self.view(replica).index_blocks == 0
@@ -310,8 +311,8 @@ class RouterMachine(RuleBasedStateMachine):
     @rule(replica=REPLICAS, rank=RANKS, said=st.lists(events(), max_size=3).map(tuple))
     def cache_events(self, replica: str, rank: int, said: tuple[CacheEvent, ...]) -> None:
         self.fences.discard((replica, rank, "reset"))
-        if BlocksCleared() in said:
-            self.cleared[replica] = self.now
+        if (replica, rank) not in self.synced:
+            self.fences.add((replica, rank, "feed"))
         self.router.observe(CacheEvents(replica, self.now, rank, said))
 
     @rule(replica=REPLICAS, rank=RANKS)
@@ -322,20 +323,21 @@ class RouterMachine(RuleBasedStateMachine):
     @rule(replica=REPLICAS, rank=RANKS)
     def cache_synced(self, replica: str, rank: int) -> None:
         self.synced.add((replica, rank))
+        self.unheard.discard((replica, rank))
         self.fences.discard((replica, rank, "feed"))
         self.router.observe(CacheSynced(replica, self.now, rank))
 
     @rule(replica=REPLICAS, rank=RANKS)
     def cache_lost(self, replica: str, rank: int) -> None:
         self.synced.discard((replica, rank))
+        self.unheard.add((replica, rank))
         self.fences -= {(replica, rank, "feed"), (replica, rank, "reset")}
         self.router.observe(CacheLost(replica, self.now, rank, "began anew"))
 
-    @rule(replica=REPLICAS, ago=st.sampled_from([0.0, 0.05, 10.0]))
-    def cache_reset(self, replica: str, ago: float) -> None:
-        if self.cleared.get(replica, float("-inf")) < self.now - ago:
-            self.fences |= {(name, rank, "reset") for name, rank in self.synced if name == replica}
-        self.router.observe(CacheReset(replica, self.now, self.now - ago))
+    @rule(replica=REPLICAS)
+    def cache_reset(self, replica: str) -> None:
+        self.fences |= {(name, rank, "reset") for name, rank in self.synced if name == replica}
+        self.router.observe(CacheReset(replica, self.now))
 
     @precondition(lambda self: len(self.open) > 2)
     @rule()
@@ -393,6 +395,7 @@ class RouterMachine(RuleBasedStateMachine):
     def the_source_of_beliefs_is_said(self) -> None:
         for view in self.router.snapshot(self.now).replicas:
             heard = any(name == view.name for name, _ in self.synced)
+            heard = heard and not any(name == view.name for name, _ in self.unheard)
             expected = "fenced" if self.is_fenced(view.name) else "events" if heard else "guess"
             assert view.cache.source == expected
             assert 0 <= view.cache.stated_blocks <= view.index_blocks

@@ -65,7 +65,6 @@ def test_an_engine_that_drafts_tokens_is_predicted_exactly_after_some_requests(e
     assert engine.driver.replica("r1").cache.stated_blocks == len(engine.held)
 
 
-@pytest.mark.xfail(strict=True, reason="what the rule leaves out counts as a disappointment, and statements go")
 @pytest.mark.parametrize("quantum", [256, 1024])
 def test_what_is_hit_in_large_multiples_only_is_no_less_there(engine_with, quantum):
     engine = engine_with(lambda tokens: tokens - tokens % quantum)
@@ -74,7 +73,6 @@ def test_what_is_hit_in_large_multiples_only_is_no_less_there(engine_with, quant
     assert sum(predicted == delivered for predicted, delivered in rows[200:]) > 95
 
 
-@pytest.mark.xfail(strict=True, reason="the watch does not know the smallest hit that was learned")
 def test_prompts_below_the_smallest_hit_do_not_convict_a_cache_that_works(engine_with):
     engine = engine_with(lambda tokens: tokens - tokens % 2048)
     rng = Random(1)

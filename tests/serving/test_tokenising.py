@@ -16,8 +16,8 @@ from fake_engine import FakeEngine, Request, fake_engine, reset, response, silen
 from model_folders import CHATML, FORGETFUL, TOOLS, model_folder
 
 from gateway.config import ConfigError, build
-from gateway.serving import engine_tokens
 from gateway.serving.engine_client import EngineClient
+from gateway.serving.tokenise import remote
 from gateway.serving.tokenise.calls import Site
 from gateway.serving.tokenise.tokenisers import TokenisedPrompt, Tokenisers
 from gateway.serving.tokenise.turns import CHECK_EVERY, PROOFS
@@ -314,7 +314,7 @@ async def test_another_replica_is_asked_once(tmp_path: Path) -> None:
             asked = len(dead.requests)
             assert await made.tokens_of(ENGINE, CHAT, chat(user())) is None
             assert len(dead.requests) == asked  # left alone for a while
-            clock.now += engine_tokens.DOWN_S + 1
+            clock.now += remote.DOWN_S + 1
             assert await made.tokens_of(ENGINE, CHAT, chat(user())) is None
             assert len(dead.requests) > asked
         assert len(engine.asked) == 2
@@ -340,7 +340,7 @@ async def test_an_engine_that_tokenises_texts_only(tmp_path: Path) -> None:
             assert await made.tokens_of(ENGINE, CHAT, chat(user())) is None
             assert await made.tokens_of(ENGINE, COMPLETIONS, b'{"prompt": "x"}') is not None
         assert len(old.requests) == 2
-        clock.now += engine_tokens.ABSENT_S + 1
+        clock.now += remote.ABSENT_S + 1
         assert await made.tokens_of(ENGINE, CHAT, chat(user())) is None
         assert len(old.requests) == 3
 
