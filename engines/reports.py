@@ -19,8 +19,8 @@ class Usage:
 class LoadReport:
     """One reading of a replica's load. Every field is None when the engine does not report it.
 
-    `kv_usage` is 0..1; `*_total` are the engine's own counters since it started, in tokens but for
-    `cache_resets_total`, which counts the calls that told it to drop its prefix cache;
+    `kv_usage` is 0..1; `*_total` are the engine's own counters since it started, of tokens, of requests that ended,
+    and of calls that told it to drop its prefix cache (`cache_resets_total`);
     `started_at` is seconds since the Unix epoch.
     """
 
@@ -32,6 +32,7 @@ class LoadReport:
     block_tokens: int | None = None
     prompt_tokens_total: int | None = None
     cached_tokens_total: int | None = None
+    finished_requests_total: int | None = None
     cache_resets_total: int | None = None
     started_at: float | None = None
 

@@ -54,7 +54,10 @@ _PAGE = "sglang:page_size"
 _REQUESTS = "sglang:http_requests_total"
 _RESPONSES = "sglang:http_responses_total"
 _CACHE_RESETS = frozenset(("/flush_cache", "/release_memory_occupation"))
-_LOAD_NAMES = frozenset((_PROMPT, _CACHED, _RUNNING, _WAITING, _CAPACITY, _KV_USAGE, _PAGE, _REQUESTS, _RESPONSES))
+_FINISHED = "sglang:num_requests_total"
+_LOAD_NAMES = frozenset(
+    (_PROMPT, _CACHED, _FINISHED, _RUNNING, _WAITING, _CAPACITY, _KV_USAGE, _PAGE, _REQUESTS, _RESPONSES)
+)
 
 
 class SglangDialect:
@@ -244,6 +247,7 @@ def _read_metrics(samples: list[Sample]) -> LoadReport:
         kv_usage=read_fraction(peak(samples, _KV_USAGE)),
         kv_capacity_tokens=_sum_of_ranks(samples, _CAPACITY),
         block_tokens=read_count(peak(samples, _PAGE)) or None,
+        finished_requests_total=read_count(total(samples, _FINISHED)),
         prompt_tokens_total=prompt_tokens,
         # Each request is counted under the tiers that served it, or under `total` when those are not known,
         # never under both: so the sum over all sources is right.

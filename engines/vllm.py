@@ -40,6 +40,7 @@ _WAITING = "vllm:num_requests_waiting"
 _KV_USAGE = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
 _CACHE_CONFIG = "vllm:cache_config_info"
 _STARTED = "process_start_time_seconds"
+_FINISHED = "vllm:request_success_total"
 _REQUESTS = "http_requests_total"
 _CACHE_RESETS = frozenset(("/reset_prefix_cache", "/sleep", "/release_kv_cache_memory"))
 # (all tokens, cached tokens): each pair is of one kind, so that its ratio is right; the first complete one
@@ -51,7 +52,7 @@ _TOKEN_COUNTERS = (
 )
 _LOAD_NAMES = frozenset(
     (
-        _RUNNING, _WAITING, *_KV_USAGE, _CACHE_CONFIG, _STARTED, _REQUESTS,
+        _RUNNING, _WAITING, *_KV_USAGE, _CACHE_CONFIG, _STARTED, _FINISHED, _REQUESTS,
         *(name for pair in _TOKEN_COUNTERS for name in pair),
     )
 )  # fmt: skip
@@ -87,6 +88,7 @@ class VllmDialect:
             block_tokens=_read_block_tokens(samples),
             prompt_tokens_total=prompt_tokens,
             cached_tokens_total=cached_tokens,
+            finished_requests_total=read_count(total(samples, _FINISHED)),
             cache_resets_total=_read_cache_resets(samples),
             started_at=peak(samples, _STARTED),
         )

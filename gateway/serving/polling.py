@@ -12,6 +12,7 @@ from engines.cache_events import EventSource
 from engines.reports import LoadReport
 from gateway.config import Config
 from gateway.routing.facts import CacheReset, LoadReported, ReplicaDown, ReplicaUp
+from gateway.serving.events.silence import Silence
 from gateway.serving.gateway import Backend, Gateway
 
 _log: Final = logging.getLogger("prefixgate")
@@ -81,6 +82,7 @@ class _Watch:
         self._was_down = False
         self._absent: set[str] = set()
         self._sources: tuple[EventSource, ...] = ()
+        self._silence = Silence()
         self._resets: int | None = None
         """How often the cache was told to drop itself."""
 
@@ -113,6 +115,8 @@ class _Watch:
             self._resets = None
         if _is_stirring(self._before, report):
             gateway.feeds.stir(backend.name)
+        if self._silence.observe(report, gateway.feeds.messages(backend.name)):
+            gateway.feeds.missed(backend.name)
         self._look_for_a_reset(report)
         self._before, self._was_down = report, False
         gateway.observe(LoadReported(backend.name, gateway.clock(), report))

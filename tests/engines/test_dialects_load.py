@@ -28,6 +28,7 @@ def test_vllm_0_25_page() -> None:
         block_tokens=16,
         prompt_tokens_total=409461,
         cached_tokens_total=100352,
+        finished_requests_total=34,
         cache_resets_total=0,
         started_at=1795484324.53,
     )
@@ -42,6 +43,7 @@ def test_vllm_0_32_page() -> None:
         block_tokens=128,
         prompt_tokens_total=14469,
         cached_tokens_total=5376,
+        finished_requests_total=10,
         cache_resets_total=0,
         started_at=1795480113.6,
     )
@@ -62,6 +64,7 @@ def test_sglang_pages() -> None:
         block_tokens=1,
         prompt_tokens_total=409395,
         cached_tokens_total=100751,
+        finished_requests_total=35,
         cache_resets_total=0,
     )
     assert SGLANG.read_load(pages) == full

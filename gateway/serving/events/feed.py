@@ -75,9 +75,13 @@ class EventFeed:
 
     def restarted(self) -> None:
         """The replica's process is a new one, and there: a connection that is being tried is tried at once."""
-        self._greeted = False
         self._is_back = True
-        self.intake.lost("the engine restarted")
+        self.begin_anew("the engine restarted")
+
+    def begin_anew(self, reason: str) -> None:
+        """What is known is worth nothing: forget it, and have the history read where it can be."""
+        self._greeted = False
+        self.intake.lost(reason)
         self._wake()
 
     async def close(self) -> None:

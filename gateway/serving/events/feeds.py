@@ -69,6 +69,16 @@ class EventFeeds:
             if source not in running:
                 running[source] = self._start(backend, source)
 
+    def messages(self, replica: str) -> int:
+        """How many messages the replica's feeds took."""
+        return sum(feed.intake.batches for feed in self._of(replica))
+
+    def missed(self, replica: str) -> None:
+        """The replica must have said something that did not come. Where it can be asked for, that is done anyway."""
+        for feed in self._of(replica):
+            if not feed.status().replays:
+                feed.begin_anew("the engine works, and says nothing")
+
     def restarted(self, replica: str) -> None:
         """The replica's process is a new one."""
         for feed in self._of(replica):

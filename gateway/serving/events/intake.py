@@ -109,6 +109,11 @@ class EventIntake:
         self._bytes = 0
         self._reason = ""
 
+    @property
+    def batches(self) -> int:
+        """Messages taken."""
+        return self._batches
+
     def status(self, endpoint: str, *, replays: bool) -> FeedStatus:
         """The counters now. `replays`: there is a replay endpoint."""
         return FeedStatus(
