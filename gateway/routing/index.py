@@ -1,6 +1,6 @@
 """The prefix index: which replica holds which block, and how sure we are of it; bounded per replica; pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import islice, repeat
 from typing import Final, NamedTuple
 
@@ -131,11 +131,11 @@ class PrefixIndex:
 
     def settle(self, slot: int, chain: PrefixChain) -> None:
         """A first token came: the slot has computed the whole chain."""
-        self._learn(slot, chain.hashes, SETTLED, _LIKELY | _COMPUTED)
+        self._use(slot, chain.hashes, SETTLED, _LIKELY | _COMPUTED)
 
     def confirm(self, slot: int, chain: PrefixChain, blocks: int) -> None:
         """The engine reported a hit of the first `blocks` blocks."""
-        self._learn(slot, chain.hashes[:blocks], CONFIRMED, _ALL)
+        self._use(slot, chain.hashes[:blocks], CONFIRMED, _ALL)
 
     def withdraw(self, slot: int, chain: PrefixChain, ticket: int) -> None:
         """The attempt's promise will not be kept: forget the blocks that rested on it alone."""
@@ -191,18 +191,19 @@ class PrefixIndex:
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
 
-    def _learn(self, slot: int, links: Sequence[int], owner: int, bits: int) -> None:
-        guessed, shift, holders = self._guessed[slot], _BITS * slot, self._holders
-        pop = guessed.pop
+    def _use(self, slot: int, links: tuple[int, ...], owner: int, bits: int) -> None:
+        """The slot holds these blocks for certain (`owner` says why), and used them last of all."""
+        guessed, holders, intern = self._guessed[slot], self._holders, self._masks.setdefault
+        pop, wanted = guessed.pop, bits << _BITS * slot
         for link in reversed(links):
             before = pop(link, None)
             mask = holders.get(link, 0)
-            if before is None and mask >> shift & _LIKELY:
+            if before is None and mask & wanted:
                 continue  # stated
-            guessed[link] = owner if before is None else min(owner, before)  # now the most recently used
-            wanted = mask | bits << shift
-            if wanted != mask:
-                self._mark(link, wanted)
+            guessed[link] = CONFIRMED if before == CONFIRMED else owner
+            if mask & wanted != wanted:
+                mask |= wanted
+                holders[link] = intern(mask, mask)
         self._evict(slot)
 
     def _evict(self, slot: int) -> None:

@@ -36,11 +36,16 @@ def test_after_two_disappointments_at_one_block_it_is_not_believed_in(alone):
     assert alone.replica("r1").index_blocks == 0
 
 
-def test_what_was_disbelieved_stays_so_until_the_engine_reports_it(alone):
+@pytest.mark.parametrize("streams", [True, False])
+def test_what_was_disbelieved_stays_so_until_the_engine_reports_it(alone, streams):
     for _ in range(2):
         alone.serve(LONG, usage=Usage(TOKENS, 1, 0))
     for _ in range(3):
-        assert alone.serve(LONG, usage=Usage(TOKENS, 1, 0)).chosen.cached_tokens == 0
+        decision = alone.route(LONG, streams=streams)
+        assert decision.chosen.cached_tokens == 0
+        if streams:
+            alone.first_token(decision, 50)
+        alone.finish(decision, usage=Usage(TOKENS, 1, 0))
     alone.serve(LONG, usage=Usage(TOKENS, 1, 8704))
     assert alone.route(LONG).chosen.overlap.confirmed == 8704
 

@@ -86,3 +86,25 @@ def test_prompts_below_the_smallest_hit_do_not_convict_a_cache_that_works(engine
         engine.serve(short)
         assert engine.serve(short) == (0, 0)
     assert engine.driver.replica("r1").cache.broken is None
+
+
+def test_what_was_guessed_before_events_came_goes_with_the_first_miss(drive, pool_of):
+    """What the engine computed for that prompt it would have said by now."""
+    driver = drive(pool_of("p", "r1", encoding="tokenizer:x"), up=[])
+    driver.up("r1", reports_cached_tokens=True, block_tokens=BLOCK)
+    ids = list(range(1000))
+    driver.serve("prompt", tokens=ids, usage=Usage(1000, 1, 0))
+    driver.synced("r1")
+    decision = driver.route("prompt", tokens=ids)
+    assert decision.chosen.overlap == (0, 960, 0)
+    driver.finish(decision, usage=Usage(1000, 1, 128))
+    assert driver.route("prompt", tokens=ids).chosen.overlap == (128, 0, 0)
+
+
+def test_a_cache_that_says_what_it_holds_is_not_thought_smaller(engine_with):
+    """What it drops it says."""
+    engine = engine_with(lambda tokens: tokens // 2)
+    engine.driver.load("r1", block_tokens=BLOCK, kv_capacity_tokens=10_000)
+    talk(engine, 100)
+    view = engine.driver.replica("r1")
+    assert (view.index_fill, view.cache.capacity_share) == (1.0, 1.0)
