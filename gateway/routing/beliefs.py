@@ -19,6 +19,7 @@ from gateway.routing.ledger import BlockLedger
 STRIKES: Final = 2
 """Disappointments at one block after which it is not believed in until the engine reports it."""
 _STRUCK: Final = 4096
+NOTHING: Final = Overlap()
 _FEED: Final = "feed"
 _RESET: Final = "reset"
 _SHRINK: Final = 0.97
@@ -236,6 +237,8 @@ def overlap_of(depths: Depths, block_tokens: float, engine_block: int | None, li
 
     Engines compute at least one token of each prompt (vLLM v1/core/kv_cache_manager.py get_computed_blocks).
     """
+    if not depths.likely:
+        return NOTHING
     confirmed, settled, likely = (
         _floored(min(int(depth * block_tokens), limit_tokens - 1), engine_block) for depth in depths
     )

@@ -130,6 +130,8 @@ class Calibration:
 
     def expect(self, overlap: Overlap) -> int:
         """Tokens that the replica will report as cached for a prompt with this overlap."""
+        if not overlap.total:
+            return 0
         tokens = (
             self.confirmed.expect(overlap.confirmed)
             + self.inferred.expect(overlap.inferred)

@@ -126,6 +126,19 @@ def test_a_prompt_that_is_more_than_text_teaches_nothing_about_the_cache(alone, 
     assert alone.predicted(LONG, "r1") > 8700
 
 
+def test_what_is_expected_to_be_missing_is_no_disappointment(drive, pool_of):
+    """A replica that hits nothing is known for it by then; no single prompt is to blame."""
+    driver = drive(pool_of("p", "r1"))
+    for n in range(200):
+        text = f"prompt {n:04} " * 3000
+        for _ in range(2):
+            driver.serve(text, usage=Usage(len(text) // 4, 1, 0))
+    for _ in range(4):
+        driver.serve(LONG, usage=Usage(TOKENS, 1, 0))
+    assert driver.route(LONG).chosen.overlap.total > 8700
+    assert driver.predicted(LONG, "r1") < 100
+
+
 # ── caches that are gone ─────────────────────────────────────────────────────────────────────────
 
 
