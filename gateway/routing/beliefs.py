@@ -152,6 +152,9 @@ class Beliefs:
         believed are no more than rounding.
         """
         chain, overlap, slot = promise.chain, promise.overlap, view.slot
+        if tokens and len(view.synced) == 1:  # a cache that hits was not reset, or has said since what it holds
+            for rank in view.synced:
+                self._unfence(view, rank, _RESET)
         settled = view.calibration.reachable(overlap.settled)
         expected = view.calibration.expect(Overlap(overlap.confirmed, overlap.inferred))
         view.watch.observe(settled, tokens, at)

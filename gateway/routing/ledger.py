@@ -37,7 +37,8 @@ class _Rank:
     def drop_all(self) -> list[int]:
         """Hold nothing; the links that ended at what was held."""
         links = [node for node in self.nodes.values() if isinstance(node, int)]
-        self.known, self.nodes, self.copies = self.nodes, {}, {}
+        if self.nodes:
+            self.known, self.nodes, self.copies = self.nodes, {}, {}
         return links
 
 
@@ -177,8 +178,6 @@ class BlockLedger:
             oldest = islice(held, len(held) - self._max_blocks + self._max_blocks // _FORGET_SHARE)
             rank.copies.clear()
             self._removed(rank, tuple(oldest))
-        if len(rank.known) > self._max_blocks:
-            rank.known.clear()
 
     def _removed(self, rank: _Rank, hashes: tuple[BlockKey, ...]) -> None:
         gone = []

@@ -76,12 +76,14 @@ def memory_of_statements(rng: random.Random, blocks: int, replicas: int) -> tupl
     """Bytes a block-replica entry that events stated, and the filled index."""
     beliefs = Beliefs()
     views = [beliefs.add_replica(10_000, lambda: ()) for _ in range(replicas)]
+    for view in views:
+        beliefs.synced(view, 0)
     form = ChainForm(16, "bench")
     gc.collect()
     tracemalloc.start()
     for number in range(blocks // CHAIN_BLOCKS):
         (chain,) = chains(rng, form, CHAIN_BLOCKS)
-        beliefs.events(views[number % replicas], 0, [stored(chain, number)], 0.0)
+        beliefs.events(views[number % replicas], 0, [stored(chain, number)])
     del chain
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
@@ -122,6 +124,7 @@ def main() -> None:
         chain = token_chain(ChainForm(block_tokens, "bench"), tokens(rng, 100_000))
         for view in views:
             beliefs.index.settle(view.slot, chain)
+        assert {depths.likely for depths in beliefs.index.overlaps(chain)} == {len(chain.hashes)}
         walk = seconds(lambda chain=chain: beliefs.index.overlaps(chain))
         hashing = seconds(lambda chain=chain: token_chain(chain.form, chain.tokens))
         print(
@@ -135,12 +138,13 @@ def main() -> None:
         payloads = [event_payload(rng, block_tokens, number) for number in range(REPEATS * 4)]
         fresh = Beliefs()
         view = fresh.add_replica(10_000, lambda: ())
+        fresh.synced(view, 0)
         view.ledger.resize(block_tokens)
         waiting = iter(payloads)
 
         def take(fresh: Beliefs = fresh, view: CacheView = view, waiting: object = waiting) -> None:
             batch = vllm.read_events(next(waiting))  # type: ignore[call-overload]
-            fresh.events(view, 0, batch.events, 0.0)
+            fresh.events(view, 0, batch.events)
 
         took = seconds(take)
         print(f"event of 64 blocks of {block_tokens:3}     {took * 1e6:8.0f} us from bytes to index")

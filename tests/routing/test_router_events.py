@@ -243,6 +243,17 @@ def test_a_reset_whose_event_was_seen_before_the_poll_hides_the_cache_until_the_
     assert covered.replica("r1").cache.source == "events"
 
 
+def test_a_hit_after_a_reset_shows_that_there_was_none(covered):
+    """Hits of whole prompts store nothing, so no event may come for long."""
+    serve(covered, Cache(), PROMPT)
+    covered.reset("r1")
+    decision = ask(covered, PROMPT)
+    assert decision.chosen.cached_tokens == 0
+    covered.finish(decision, usage=Usage(1000, 1, 896))
+    assert cached(covered) == 896
+    assert covered.replica("r1").cache.source == "events"
+
+
 def test_a_second_reset_is_another_one(covered):
     covered.said("r1", BlocksCleared())
     serve(covered, Cache(), PROMPT)
