@@ -80,14 +80,15 @@ def _print(explanation: Explanation, source: str) -> None:
     console = Console()
     names = [term.name for term in explanation.candidates[0].terms]
     table = Table(title=f"candidates for model {explanation.model} ({source})")
-    columns = ("replica", "cached / prompt tokens", "confirmed + inferred + promised", "in flight")
+    columns = ("replica", "cached / prompt tokens", "confirmed", "counted in", "in flight")
     for column in (*columns, *(f"{name} ms" for name in names), "cost ms", ""):
         table.add_column(column, justify="left" if column in ("replica", "") else "right")
     for row in explanation.candidates:
         table.add_row(
             row.replica,
             f"{row.cached_tokens:,} / {row.prompt_tokens:,}",
-            f"{row.confirmed_tokens:,} + {row.inferred_tokens:,} + {row.promised_tokens:,} by {row.counted_in}",
+            f"{row.confirmed_tokens:,}",
+            row.counted_in,
             str(row.inflight),
             *(f"{term.ms:.1f}" for term in row.terms),
             f"{row.cost_ms:.1f}",
