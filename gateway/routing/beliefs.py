@@ -152,9 +152,6 @@ class Beliefs:
         believed are no more than rounding.
         """
         chain, overlap, slot = promise.chain, promise.overlap, view.slot
-        if tokens and len(view.synced) == 1:  # a cache that hits was not reset, or has said since what it holds
-            for rank in view.synced:
-                self._unfence(view, rank, _RESET)
         settled = view.calibration.reachable(overlap.settled)
         expected = view.calibration.expect(Overlap(overlap.confirmed, overlap.inferred))
         view.watch.observe(settled, tokens, at)
@@ -170,6 +167,12 @@ class Beliefs:
             self.index.forget(slot, chain.hashes[blocks if view.covers(chain) else max(blocks, believable) :])
         elif tokens - overlap.total > missing_beyond:
             self._adapt(view, chain, shrink=False)
+
+    def hit(self, view: CacheView) -> None:
+        """The replica hit something: its cache was not reset, or it has said since what it holds."""
+        if len(view.synced) == 1:  # of several ranks it may be another one that was
+            for rank in view.synced:
+                self._unfence(view, rank, _RESET)
 
     def _adapt(self, view: CacheView, chain: PrefixChain, *, shrink: bool) -> None:
         """A full cache that misses holds less than thought; one that hits what was forgotten holds more."""

@@ -91,11 +91,8 @@ class Learner:
                 assert_never(fact)
 
     def _count(self, series: Series, booking: Booking, usage: Usage, replica: Replica) -> None:
-        """Count a request's tokens by the engine's word.
-
-        An engine that reports cached tokens at all may leave the field out when there were none.
-        """
-        delivered = (usage.cached_tokens or 0) if replica.reports_cached_tokens else usage.cached_tokens
+        """Count a request's tokens by the engine's word."""
+        delivered = _delivered(replica, usage)
         series.used(booking, usage, delivered)
         if delivered is not None:
             for waterfall in (
@@ -135,18 +132,20 @@ class Learner:
         pool.token_ratio.observe(text.length, usage.prompt_tokens)
         pool.family_ratios.observe(text.family, text.length, usage.prompt_tokens)
         replica.reports_cached_tokens |= usage.cached_tokens is not None
+        if usage.cached_tokens:
+            self._beliefs.hit(replica.cache)
         if booking.token_count is not None:
             shape, ours = booking.token_count
             agreed = pool.token_trust.observe(shape, ours, usage.prompt_tokens)
             if not agreed and chain.form.counts_tokens:
                 self._beliefs.index.forget(replica.slot, chain.hashes)
                 return
+        delivered = _delivered(replica, usage)
         comparable = chain.form.counts_tokens or is_plain_text(text.length, usage.prompt_tokens)
-        if replica.reports_cached_tokens and comparable:
+        if delivered is not None and comparable:
             link_tokens = pool.link_tokens(chain)
             tolerance = max(replica.block_tokens or 0, round(link_tokens))
-            cached = usage.cached_tokens or 0
-            self._beliefs.delivered(replica.cache, booking, cached, at, link_tokens, tolerance)
+            self._beliefs.delivered(replica.cache, booking, delivered, at, link_tokens, tolerance)
 
     def _release(self, replica: Replica, booking: Booking, at: float) -> None:
         replica.release(booking.ticket, at)
@@ -197,3 +196,11 @@ class Learner:
             tokens = form.block if form else self._block_bytes / replica.pool.token_ratio.bytes_per_token
             blocks = max(1, int(kv_tokens * replica.cache.capacity_share / tokens))
             self._beliefs.index.resize(replica.slot, blocks)
+
+
+def _delivered(replica: Replica, usage: Usage) -> int | None:
+    """Tokens from cache by the engine's word; None where it does not say.
+
+    An engine that reports cached tokens at all may leave the field out when there were none.
+    """
+    return (usage.cached_tokens or 0) if replica.reports_cached_tokens else usage.cached_tokens

@@ -185,6 +185,11 @@ class Router:
         """Everything that the dashboard and the metrics show, as of `now`."""
         return take_snapshot(self.policy, self._fleet, self._beliefs.index, self._scoreboard, now)
 
+    def least_busy(self, pool: str) -> list[str]:
+        """The pool's replicas that are up, those with the fewest requests in flight first."""
+        up = [replica for replica in self._fleet.pools[pool].replicas if replica.state is ReplicaState.UP]
+        return [replica.spec.name for replica in sorted(up, key=lambda replica: len(replica.bookings))]
+
     def token_forms(self) -> set[ChainForm]:
         """The forms of token chains that replicas are followed by: what a request should bring."""
         return {form for replica in self._fleet.replicas if (form := replica.form) is not None}

@@ -86,8 +86,7 @@ class Gateway:
 
     def _sites(self, pool: str) -> list[Site]:
         """Replicas of a pool that may be asked to tokenise, the least busy first."""
-        views = [view for view in self.snapshot().replicas if view.pool == pool and view.state == "up"]
-        backends = [self.backends[view.name] for view in sorted(views, key=lambda view: view.inflight)]
+        backends = [self.backends[name] for name in self.router.least_busy(pool)]
         return [Site(backend.url, backend.credentials) for backend in backends]
 
     def snapshot(self) -> Snapshot:
@@ -99,11 +98,7 @@ class Gateway:
         snapshot = self.snapshot()
         doubts = {pool.name: pool.token_doubts for pool in snapshot.pools}
         return {
-            replica.name: [
-                *self._warnings(replica),
-                *doubts[replica.pool],
-                *self.token_differences.get(replica.name, []),
-            ]
+            replica.name: [*self._warnings(replica), *doubts[replica.pool]]
             for replica in snapshot.replicas
             if replica.state == "up"
         }

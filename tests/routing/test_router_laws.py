@@ -253,6 +253,9 @@ class RouterMachine(RuleBasedStateMachine):
     def count(self, decision: Decision, usage: Usage) -> None:
         replica = decision.chosen.replica
         self.seen["prompt"] += usage.prompt_tokens
+        ranks = [rank for name, rank in self.synced if name == replica]
+        if usage.cached_tokens and len(ranks) == 1:  # a hit shows that it was not reset
+            self.fences.discard((replica, ranks[0], "reset"))
         self.seen["completion"] += usage.completion_tokens
         if usage.cached_tokens is not None:
             self.reporting.add(replica)

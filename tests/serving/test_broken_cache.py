@@ -63,3 +63,9 @@ async def test_a_broken_cache_is_told_with_its_evidence_and_routed_around(
         body = {"model": "m", "messages": [{"role": "user", "content": "fresh " + PROMPTS[0]}]}
         said = await http.post("/v1/chat/completions", json=body)
         assert int(said.headers["x-prefixgate-predicted-cached-tokens"]) > 500
+
+
+async def test_what_differs_from_our_tokens_is_said_once() -> None:
+    async with fake_engine() as engine, gateway_over(engine.url) as run:
+        run.gateway.token_differences["p-0"] = ["a sample becomes other tokens"]
+        assert run.gateway.warnings()["p-0"].count("a sample becomes other tokens") == 1
