@@ -44,12 +44,15 @@ class EngineModel:
         if self.limits.max_queued is not None and len(self.waiting) >= self.limits.max_queued:
             self.counters.refused_requests += 1
             return None
+        hashes = job.hashes
+        if hashes is None:
+            hashes = hash_blocks(job.prompt, self.limits.block_tokens, job.root)
         sequence = Sequence(
             job=job,
             submitted_at=now,
             prompt_tokens=tokens.count(job.prompt),
             output_tokens=tokens.count(job.output),
-            hashes=hash_blocks(job.prompt, self.limits.block_tokens, job.root),
+            hashes=list(hashes),
         )
         self.waiting.append(sequence)
         return sequence
@@ -91,8 +94,12 @@ class EngineModel:
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
-    def begin_step(self, now: float) -> Step | None:
-        """Plan the next step and take the KV blocks it writes to; None when there is nothing to do."""
+    def begin_step(self, now: float, most_decodes: int = 1) -> Step | None:
+        """Plan the next step and take the KV blocks it writes to; None when there is nothing to do.
+
+        Where nothing is to be prefilled, the plan may cover up to `most_decodes` steps alike, until a sequence ends:
+        for callers in virtual time, who need not look at each.
+        """
         decodes = [sequence for sequence in self.running if not sequence.is_prefilling]
         budget = self.limits.chunk_tokens
         if self.limits.mixed_chunk:
@@ -104,13 +111,17 @@ class EngineModel:
             return None
         for sequence, chunk_tokens in prefills:
             self._reserve(sequence, sequence.computed_tokens + chunk_tokens)
+        steps = 1
+        if not prefills and most_decodes > 1:
+            left = min(sequence.output_tokens - sequence.generated_tokens for sequence in decodes)
+            steps = max(min(left, most_decodes), 1)
         for sequence in decodes:
-            self._reserve(sequence, sequence.computed_tokens + 1)
-        return Step(self._duration_s(prefills, decodes), tuple(prefills), tuple(decodes))
+            self._reserve(sequence, sequence.computed_tokens + steps)
+        return Step(self._duration_s(prefills, decodes), tuple(prefills), tuple(decodes), steps)
 
-    def end_step(self, step: Step, now: float) -> StepResult:
-        """Apply a planned step; sequences aborted since then are left out."""
-        advanced = [self._advance(sequence, 1, now) for sequence in step.decodes if sequence.finish is None]
+    def end_step(self, step: Step, now: float, steps: int = 1) -> StepResult:
+        """Apply a planned step, or the first `steps` that it covers; sequences aborted since then are left out."""
+        advanced = [self._advance(sequence, steps, now) for sequence in step.decodes if sequence.finish is None]
         first = []
         for sequence, chunk_tokens in step.prefills:
             if sequence.finish is None:
@@ -196,16 +207,18 @@ class EngineModel:
         return duration_ms / 1000
 
     def _advance(self, sequence: Sequence, computed_tokens: int, now: float) -> Sequence:
-        """Move on by computed tokens; whoever is past the prompt then has one more token to show."""
+        """Move on by computed tokens; whoever is past the prompt then has one more token to show, or one each."""
         sequence.computed_tokens += computed_tokens
         if not sequence.is_prefilling:
+            generated = computed_tokens
             if not sequence.generated_tokens:
+                generated = 1
                 sequence.first_token_at = now
                 self.counters.prompt_tokens += sequence.prompt_tokens
                 self.counters.cached_tokens += sequence.cached_tokens
-            sequence.generated_tokens += 1
+            sequence.generated_tokens += generated
             sequence.last_token_at = now
-            self.counters.generated_tokens += 1
+            self.counters.generated_tokens += generated
         # SGLang's tree learns a prompt chunk by chunk but an answer only when it is complete.
         if self.profile.engine == "vllm" or sequence.computed_tokens <= sequence.prompt_tokens:
             self._store(sequence)

@@ -1,6 +1,7 @@
 """What the engine model works on and tells: jobs, sequences, steps, cache events, counters; pure."""
 
 from collections import Counter
+from collections.abc import Sequence as Hashes
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,7 +27,8 @@ class EngineLimits:
 class Job:
     """One sequence to prefill and decode. `output` is at least one token; `root` is the hash before the prompt.
 
-    `finish` is the reason to report when all of `output` has been generated.
+    `finish` is the reason to report when all of `output` has been generated. `hashes` are the prompt's block hashes
+    where the caller has them already.
     """
 
     id: str
@@ -36,6 +38,7 @@ class Job:
     cache_salt: str | None = None
     adapter: str | None = None
     finish: Finish = "length"
+    hashes: Hashes[BlockHash] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -92,11 +95,15 @@ CacheEvent = BlocksStored | BlocksRemoved | BlocksCleared
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One forward pass: chunks to prefill, sequences to decode one token each, and how long it takes."""
+    """One forward pass: chunks to prefill, sequences to decode one token each, and how long it takes.
+
+    `steps` alike are covered by the plan, each of that duration: more than one only of decodes, and only if asked.
+    """
 
     duration_s: float
     prefills: tuple[tuple[Sequence, int], ...]
     decodes: tuple[Sequence, ...]
+    steps: int = 1
 
 
 @dataclass(frozen=True, slots=True)

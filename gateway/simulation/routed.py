@@ -1,0 +1,140 @@
+"""The product's Router as a chooser: what the live gateway tells it, told in virtual time; pure."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from random import Random
+from typing import Final
+
+from engines import cache_events as neutral
+from engines.reports import EngineDescription, LoadReport, ModelCard, PrefillSettings, Usage
+from engines.simulated.sequences import BlocksRemoved, BlocksStored, CacheEvent
+from gateway.routing.chain import ChainForm, PrefixChain, token_chain
+from gateway.routing.decision import Decision, RouteRequest
+from gateway.routing.facts import (
+    AttemptFailed,
+    CacheEvents,
+    CacheSynced,
+    Finished,
+    FirstToken,
+    LoadReported,
+    Outcome,
+    ReplicaDown,
+    ReplicaRestarted,
+    ReplicaUp,
+)
+from gateway.routing.fleet import PoolSpec, ReplicaSpec
+from gateway.routing.router import Router
+from gateway.simulation.chooser import Asked, Ended, Placement
+from gateway.simulation.fleet import SimulatedReplica
+
+MODEL: Final = "simulated"
+_ENCODING: Final = "simulated"
+_NO_TEXT: Final = PrefixChain()
+
+
+class RoutedChooser:
+    """Drives a Router. With `events` it hears the engines' cache events; else it guesses, as without KV events."""
+
+    def __init__(self, fleet: Sequence[SimulatedReplica], policy: str, seed: int, *, events: bool) -> None:
+        self._fleet = fleet
+        self._events = events
+        self._slots = {replica.name: slot for slot, replica in enumerate(fleet)}
+        self._form = ChainForm(fleet[0].limits.block_tokens, _ENCODING)
+        self.router = Router(_pools(fleet), policy=policy, rng=Random(seed))
+        self._tickets: dict[int, int] = {}
+        self._placements: list[Placement] = []
+        for slot in range(len(fleet)):
+            self.up(slot, 0.0)
+
+    def ask(self, asked: Asked, now: float) -> None:
+        """Route it."""
+        request = RouteRequest(
+            request_id=str(asked.number),
+            model=MODEL,
+            chain=_NO_TEXT,
+            token_chains=(token_chain(self._form, asked.prompt),),
+            streams=True,
+            accepted_at=now,
+            session=asked.session,
+        )
+        answer = self.router.route(request, now)
+        assert isinstance(answer, Decision)  # noqa: S101
+        self._decided(asked.number, answer)
+
+    def _decided(self, number: int, decision: Decision) -> None:
+        self._tickets[number] = decision.ticket
+        self._placements.append(Placement(number, self._slots[decision.chosen.replica]))
+
+    def placements(self, now: float) -> list[Placement]:
+        """Decisions made since the last call."""
+        made, self._placements = self._placements, []
+        return made
+
+    def look_at(self) -> float:
+        """When held requests are to be looked at again."""
+        return float("inf")
+
+    def first_token(self, number: int, cached_tokens: int, now: float) -> None:
+        """The first content of the stream."""
+        self.router.observe(FirstToken(self._tickets[number], now))
+
+    def finished(self, number: int, ended: Ended, now: float) -> None:
+        """The stream ended, with its usage."""
+        usage = Usage(ended.prompt_tokens, ended.output_tokens, ended.cached_tokens)
+        self.router.observe(Finished(self._tickets.pop(number), now, Outcome.COMPLETED, usage))
+
+    def failed(self, number: int, now: float) -> None:
+        """The connection broke."""
+        self.router.observe(AttemptFailed(self._tickets.pop(number), now))
+
+    def reported(self, slot: int, report: LoadReport, now: float) -> None:
+        """A poll's answer."""
+        self.router.observe(LoadReported(self._fleet[slot].name, now, report))
+
+    def changed(self, slot: int, events: Sequence[CacheEvent], now: float) -> None:
+        """A message of KV events."""
+        if self._events:
+            block = self._form.block
+            told = tuple(_neutral(event, block) for event in events)
+            self.router.observe(CacheEvents(self._fleet[slot].name, now, 0, told))
+
+    def down(self, slot: int, now: float) -> None:
+        """A refused connection."""
+        self.router.observe(ReplicaDown(self._fleet[slot].name, now, "connection refused"))
+
+    def up(self, slot: int, now: float) -> None:
+        """A new process answers."""
+        replica = self._fleet[slot]
+        limits = replica.limits
+        description = EngineDescription(
+            prefill=PrefillSettings(chunk_tokens=limits.chunk_tokens),
+            reports_cached_tokens=True,
+            block_tokens=limits.block_tokens,
+            kv_capacity_tokens=limits.kv_tokens,
+        )
+        if now > 0:
+            self.router.observe(ReplicaRestarted(replica.name, now))
+        self.router.observe(ReplicaUp(replica.name, now, (ModelCard(MODEL),), description))
+        report = LoadReport(kv_capacity_tokens=limits.kv_tokens, block_tokens=limits.block_tokens)
+        self.router.observe(LoadReported(replica.name, now, report))
+        if self._events:
+            self.router.observe(CacheSynced(replica.name, now, 0))
+
+
+def _pools(fleet: Sequence[SimulatedReplica]) -> list[PoolSpec]:
+    pools: dict[str, PoolSpec] = {}
+    for replica in fleet:
+        spec = ReplicaSpec(replica.name, f"http://{replica.name}.invalid")
+        chunk = PrefillSettings(chunk_tokens=replica.limits.chunk_tokens)
+        pool = pools.get(replica.pool) or PoolSpec(replica.pool, MODEL, (), chunk, _ENCODING)
+        pools[replica.pool] = replace(pool, replicas=(*pool.replicas, spec))
+    return list(pools.values())
+
+
+def _neutral(event: CacheEvent, block_tokens: int) -> neutral.CacheEvent:
+    """The event as a dialect reads it off the wire."""
+    if isinstance(event, BlocksStored):
+        return neutral.BlocksStored(event.hashes, event.parent, event.tokens, block_tokens)
+    if isinstance(event, BlocksRemoved):
+        return neutral.BlocksRemoved((event.block,))
+    return neutral.BlocksCleared()
