@@ -16,6 +16,17 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestTiming:
+    """What the engine says of one request's way to its first token, in milliseconds.
+
+    `prefill_ms` is from when it was scheduled to its first token, `queue_ms` its wait before that; None if not said.
+    """
+
+    prefill_ms: float
+    queue_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LoadReport:
     """One reading of a replica's load. Every field is None when the engine does not report it.
 

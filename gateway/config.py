@@ -14,11 +14,13 @@ from engines.registry import DIALECTS
 from engines.reports import PrefillSettings
 from gateway.routing.chain import DEFAULT_BLOCK_BYTES
 from gateway.routing.fleet import PoolSpec, ReplicaSpec
+from gateway.routing.holding import DEFAULT_HOLD_MS
 from gateway.routing.policies import POLICIES
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PLAIN_URL: Final = re.compile(r"[!\"$->A-~]+")  # printable ASCII, no query, fragment or credentials
 TOKENIZER: Final = "tokenizer:"
+LEAST_JOURNAL_BYTES: Final = 64 * 1024
 UNITS: Final = ("prefix-family", "session", "tenant", "request")
 
 
@@ -50,11 +52,13 @@ class ServerConfig(_Section, frozen=True):
 
 
 class RoutingConfig(_Section, frozen=True):
-    """`[routing]`: the policy, the block size of the prefix chain, and how many replicas a request may try."""
+    """`[routing]`: the policy, the blocks of the prefix chain, how many replicas to try, when to hold."""
 
     policy: str = "ttft"
     block_bytes: int = DEFAULT_BLOCK_BYTES
     max_attempts: int = 3
+    hold_ms: float = DEFAULT_HOLD_MS
+    """Prefill queued at a request's best replica above which it is held; 0: never."""
 
 
 class TimeoutsConfig(_Section, frozen=True):
@@ -152,6 +156,19 @@ class StateConfig(_Section, frozen=True):
     redis_url: str | None = None
 
 
+class JournalConfig(_Section, frozen=True):
+    """`[journal]`: the file that gets one line for each ended request; None writes none.
+
+    `salt_env` names the environment variable that holds the secret of its hashes; without one each process draws its
+    own. A file of `max_bytes` is renamed, and `keep` old ones stay.
+    """
+
+    path: str | None = None
+    salt_env: str | None = None
+    max_bytes: int = 256 * 1024 * 1024
+    keep: int = 3
+
+
 class Config(_Section, frozen=True):
     """The whole file."""
 
@@ -162,6 +179,7 @@ class Config(_Section, frozen=True):
     polling: PollingConfig = PollingConfig()
     experiments: list[ExperimentConfig] = []
     state: StateConfig = StateConfig()
+    journal: JournalConfig = JournalConfig()
 
     def notices(self) -> list[str]:
         """What the file asks for that this version does not do yet."""
@@ -234,10 +252,12 @@ def _check(config: Config) -> None:
         _require(0 <= port <= 65535, f"[server] {name} must be between 0 and 65535, not {port}")
     _require(server.max_body_bytes > 0, "[server] max_body_bytes must be above 0")
     _require(16 <= routing.block_bytes <= 65536, "[routing] block_bytes must be between 16 and 65536")
+    _require(0 <= routing.hold_ms <= 60_000, "[routing] hold_ms must be between 0 (hold nothing) and 60000")
     _require(routing.max_attempts >= 1, "[routing] max_attempts must be at least 1")
     for table, limits in (("timeouts", config.timeouts), ("polling", config.polling)):
         for name in limits.__struct_fields__:
             _require(0 < getattr(limits, name) < math.inf, f"[{table}] {name} must be above 0 and finite")
+    _check_journal(config.journal)
     _require(bool(config.pools), "there must be at least one [[pools]]")
     _check_pools(config.pools)
     for experiment in config.experiments:
@@ -246,6 +266,14 @@ def _check(config: Config) -> None:
         for arm, weight in experiment.arms.items():
             _one_of(f"{where}: arm", arm, [pool.name for pool in config.pools])
             _require(weight >= 0, f"{where}: the weight of `{arm}` must not be negative")
+
+
+def _check_journal(journal: JournalConfig) -> None:
+    _require(journal.path is not None or journal == JournalConfig(), "[journal] needs a path")
+    for name in ("path", "salt_env"):
+        _require(getattr(journal, name) != "", f"[journal] {name} must not be empty")
+    _require(journal.max_bytes >= LEAST_JOURNAL_BYTES, f"[journal] max_bytes must be at least {LEAST_JOURNAL_BYTES}")
+    _require(0 <= journal.keep <= 1000, "[journal] keep must be between 0 and 1000")
 
 
 def _check_pools(pools: list[PoolConfig]) -> None:

@@ -64,7 +64,7 @@ def test_the_annotated_example_loads() -> None:
     config = load(deploy)
     defaults = build({"pools": [{"name": "p", "engine": "vllm", "replicas": ["http://a:1"]}]})
     assert config.pools
-    for section in ("routing", "timeouts", "polling"):
+    for section in ("routing", "timeouts", "polling", "journal"):
         assert getattr(config, section) == getattr(defaults, section), "the example states the defaults"
     assert config.server.max_body_bytes == defaults.server.max_body_bytes
 
@@ -74,6 +74,12 @@ def test_a_pool_is_enough() -> None:
     assert (config.server.port, config.server.admin) == (8080, 8081)
     assert config.pools[0].spec().model is None
     assert config.notices() == []
+
+
+def test_a_path_is_enough_for_a_journal() -> None:
+    journal = parse(POOL + '[journal]\npath = "x"\n').journal
+    assert (journal.path, journal.salt_env, journal.max_bytes, journal.keep) == ("x", None, 256 * 1024 * 1024, 3)
+    assert parse(POOL).journal.path is None
 
 
 def test_the_admin_port_follows_the_port() -> None:
@@ -155,6 +161,12 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
     "no body": (POOL + "[server]\nmax_body_bytes = 0\n", ("max_body_bytes",)),
     "tiny blocks": (POOL + "[routing]\nblock_bytes = 1\n", ("block_bytes",)),
     "no attempts": (POOL + "[routing]\nmax_attempts = 0\n", ("max_attempts",)),
+    "a journal without a place": (POOL + "[journal]\nkeep = 1\n", ("[journal] needs a path",)),
+    "a journal in no place": (POOL + '[journal]\npath = ""\n', ("[journal] path", "empty")),
+    "a salt without a name": (POOL + '[journal]\npath = "x"\nsalt_env = ""\n', ("[journal] salt_env", "empty")),
+    "a tiny journal": (POOL + '[journal]\npath = "x"\nmax_bytes = 10\n', ("[journal] max_bytes", "65536")),
+    "a negative number of journals": (POOL + '[journal]\npath = "x"\nkeep = -1\n', ("[journal] keep", "0")),
+    "unknown key in journal": (POOL + '[journal]\nfile = "x"\n', ("`file`", "[journal]")),
     "no time to connect": (POOL + "[timeouts]\nconnect_s = 0\n", ("connect_s", "above 0")),
     "negative time": (POOL + "[timeouts]\nfirst_byte_s = -1\n", ("first_byte_s", "above 0")),
     "a time that is none": (POOL + "[timeouts]\nidle_s = nan\n", ("idle_s",)),

@@ -117,9 +117,9 @@ class Beliefs:
 
     # ── attempts ─────────────────────────────────────────────────────────────────────────────────
 
-    def claim(self, view: CacheView, promise: Promise) -> None:
-        """The replica is sent this prompt, and will hold it."""
-        self.index.claim(view.slot, view.believable(promise.chain), promise.ticket)
+    def claim(self, view: CacheView, promise: Promise, settled: int = 0) -> None:
+        """The replica is sent this prompt, and will hold it; `settled` of its blocks are known to be there."""
+        self.index.claim(view.slot, view.believable(promise.chain), promise.ticket, settled)
 
     def first_token(self, view: CacheView, promise: Promise) -> None:
         """The replica computed the prompt. Where events tell, they have told."""

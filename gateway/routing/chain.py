@@ -1,6 +1,7 @@
 """Prefix chains: a prompt as chained block hashes, so that equal prefixes have equal leading hashes; pure."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from xxhash import xxh3_64_intdigest
@@ -53,8 +54,9 @@ class PrefixChain:
         return self.hashes[0] if self.hashes else None
 
 
+@lru_cache(maxsize=1024)
 def token_form(encoding: str, engine_block_tokens: int) -> ChainForm:
-    """The form in which an engine with blocks of this size is followed."""
+    """The form in which an engine with blocks of this size is followed: one object each, asked for all the time."""
     multiple = -(-LEAST_TOKENS // engine_block_tokens)
     return ChainForm(max(multiple, 1) * engine_block_tokens, encoding)
 

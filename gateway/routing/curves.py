@@ -4,67 +4,128 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
+from gateway.routing.least_squares import QuadraticSums
+
 PRIOR_BASE_MS: Final = 17.0
 PRIOR_MS_PER_TOKEN: Final = 547 / 8192
 """DeepSeek-V4-Flash W4A8 on vLLM, 2×H200: 1658 ms at 24,576 tokens, +547 ms per 8192 (the seed's ladder)."""
 
 _FORGET: Final = 0.98
-_PRIOR_TOKENS: Final = (0.0, 8192.0)
-_SURPRISE: Final = 2.0
+_KEEP: Final = 0.97
+"""Of what is known in one direction, by one more observation there."""
+_PACE: Final = 0.02
+"""What one observation moves the pace by, of its error; the first ones move it by more."""
+_BEGINNING: Final = 4
+"""The first observations move the pace only: what is limited is no measure of the shape."""
+_PRIOR_TOKENS: Final = (0.0, 8192.0, 65_536.0)
+_PRIOR_WEIGHT: Final = 0.1
+_LIMITS: Final = (0.25, 1.0)
+_LIMIT_SPREADS: Final = 2.0
+_MISFITS: Final = 32
+_UNIT_TOKENS: Final = 8192.0
 _LEAST_MS: Final = 0.1
+_LEAST_BASE_MS: Final = 1e-3
+_LEAST_MS_PER_TOKEN: Final = 1e-6
 _ENOUGH: Final = 16
 _TEXT_RATIO: Final = (0.5, 32.0)
 
 
 class PrefillCurve:
-    """`base_ms + ms_per_token · u`, fitted online by recency-weighted least squares of the relative error.
+    """`base_ms + ms_per_token · u + ms_per_token2 · u²`, fitted online by least squares of the relative error.
 
-    Starts from the prior, which counts like one observation at each end. One observation moves the fit by no
-    more than a measurement `_SURPRISE` times off would, so that a stall cannot bend the curve. The error is
-    relative to the prediction, not to the measurement: else one that is far too short would outweigh all others.
+    Each observation moves the pace (all terms alike: an engine that slows down does so at every length), then, but
+    for the first few, the shape; no term is ever negative. The prior counts like a tenth of an observation at each of
+    three lengths; what is learned of long prompts is not forgotten over short ones.
+
+    A measurement counts for no more than one `1 + limit` times off would. The limit follows the usual error, so that a
+    stall hardly bends a curve that fits. After `_MISFITS` in a row beyond it, all too long or all too short, the curve
+    begins anew from where it is, in the big steps of a beginner. Errors are relative to the prediction, not to the
+    measurement: else one that is far too short would outweigh all others.
+
+    The curve measures itself on each observation before it learns from it: see `bias` and `mape`.
     """
+
+    __slots__ = (
+        "_age", "_errors", "_misfits", "_spread", "_sums", "base_ms", "ms_per_token", "ms_per_token2", "observations",
+    )  # fmt: skip
 
     def __init__(self, base_ms: float = PRIOR_BASE_MS, ms_per_token: float = PRIOR_MS_PER_TOKEN) -> None:
         self.observations = 0
+        self._errors = (0.0, 0.0, 0.0)  # recency-weighted sums of 1, of errors and of their sizes
         self.start_from(base_ms, ms_per_token)
 
-    def start_from(self, base_ms: float, ms_per_token: float) -> None:
-        """Take this line as the prior, in place of all that was learned."""
+    def start_from(self, base_ms: float, ms_per_token: float, ms_per_token2: float = 0.0) -> None:
+        """Take these terms as the prior, in place of all that was learned."""
         self.base_ms = base_ms
         self.ms_per_token = ms_per_token
-        self._sums = [0.0] * 5  # of w, w·u, w·u², w·y, w·u·y
+        self.ms_per_token2 = ms_per_token2
+        self._age = 0  # observations since
+        self._misfits = 0  # in a row beyond the limit, negative for too short ones
+        self._spread = _LIMITS[1] / _LIMIT_SPREADS
+        self._sums = QuadraticSums()
         for tokens in _PRIOR_TOKENS:
-            expected = base_ms + ms_per_token * tokens
-            self._add(tokens, expected, expected)
+            expected = max(self.predict_ms(tokens), _LEAST_MS)
+            self._sums.add(tokens / _UNIT_TOKENS, expected, _PRIOR_WEIGHT / expected**2)
+
+    @property
+    def bias(self) -> float | None:
+        """How much longer than predicted prefills were, as a share of the prediction; None until observed.
+
+        A recency-weighted mean over errors of predictions made before their outcome was learned. Above 0 the curve is
+        too low. A single error counts for at most 1 (100 %), or one stall would be all that is seen.
+        """
+        weight, errors, _ = self._errors
+        return errors / weight if weight else None
+
+    @property
+    def mape(self) -> float | None:
+        """The mean absolute error of the same predictions, each as a share of the prediction and at most 1."""
+        weight, _, sizes = self._errors
+        return sizes / weight if weight else None
 
     def predict_ms(self, uncached_tokens: float) -> float:
         """Milliseconds from the start of prefill to the first token."""
-        return self.base_ms + self.ms_per_token * uncached_tokens
+        return self.base_ms + uncached_tokens * (self.ms_per_token + uncached_tokens * self.ms_per_token2)
 
     def observe(self, uncached_tokens: float, measured_ms: float) -> None:
-        """Learn from one request: its uncached tokens and its time to first token less its wait."""
-        predicted = self.predict_ms(uncached_tokens)
-        measured = max(min(max(measured_ms, predicted / _SURPRISE), predicted * _SURPRISE), _LEAST_MS)
+        """Learn from one request: its uncached tokens and the time of its prefill without any wait."""
+        predicted = max(self.predict_ms(uncached_tokens), _LEAST_MS)
+        self._measure_itself(min(measured_ms / predicted - 1.0, 1.0))
         self.observations += 1
-        self._sums = [_FORGET * total for total in self._sums]
-        self._add(uncached_tokens, measured, predicted)
-        w, wu, wuu, wy, wuy = self._sums
-        spread = w * wuu - wu * wu
-        if spread > 1e-9 * w * wuu:
-            slope = (w * wuy - wu * wy) / spread
-            if slope > 0 and (wy - slope * wu) > 0:
-                self.ms_per_token, self.base_ms = slope, (wy - slope * wu) / w
-                return
-        # Degenerate (all requests alike, or a negative part): keep the shape, move its scale.
-        fitted = self.base_ms * w + self.ms_per_token * wu
-        self.base_ms *= wy / fitted
-        self.ms_per_token *= wy / fitted
+        if abs(self._misfits) >= _MISFITS:
+            self.start_from(self.base_ms, self.ms_per_token, self.ms_per_token2)
+        self._age += 1
+        measured = self._limited(measured_ms, predicted)
+        pace = 1.0 + max(_PACE, 1.0 / (self._age + 2)) * (measured / predicted - 1.0)
+        self._sums.scale(pace)
+        base, linear, quadratic = self.base_ms * pace, self.ms_per_token * pace, self.ms_per_token2 * pace
+        if self._age > _BEGINNING:
+            expected = max(predicted * pace, _LEAST_MS)
+            self._sums.add(uncached_tokens / _UNIT_TOKENS, measured, 1.0 / expected**2, _KEEP)
+            terms = self._sums.fit()
+            if terms is not None:
+                base, linear, quadratic = terms[0], terms[1] / _UNIT_TOKENS, terms[2] / _UNIT_TOKENS**2
+        self.base_ms = max(base, _LEAST_BASE_MS)
+        self.ms_per_token = max(linear, _LEAST_MS_PER_TOKEN)
+        self.ms_per_token2 = quadratic
 
-    def _add(self, tokens: float, ms: float, expected_ms: float) -> None:
-        # Relative error: a small prompt teaches as much as a large one.
-        weight = 1.0 / max(expected_ms, _LEAST_MS) ** 2
-        terms = (1.0, tokens, tokens * tokens, ms, tokens * ms)
-        self._sums = [total + weight * term for total, term in zip(self._sums, terms, strict=True)]
+    def _measure_itself(self, error: float) -> None:
+        weight, errors, sizes = self._errors
+        self._errors = (_FORGET * weight + 1.0, _FORGET * errors + error, _FORGET * sizes + abs(error))
+
+    def _limited(self, measured_ms: float, predicted_ms: float) -> float:
+        """The measurement, or the limit that it is beyond; the usual error is one of limited measurements, too."""
+        least, most = _LIMITS
+        limit = 1.0 + min(max(_LIMIT_SPREADS * self._spread, least), most)
+        if measured_ms > predicted_ms * limit:
+            self._misfits = max(self._misfits, 0) + 1
+        elif measured_ms < predicted_ms / limit:
+            self._misfits = min(self._misfits, 0) - 1
+        else:
+            self._misfits = 0
+        measured = max(min(max(measured_ms, predicted_ms / limit), predicted_ms * limit), _LEAST_MS)
+        self._spread += (1.0 - _FORGET) * (abs(measured / predicted_ms - 1.0) - self._spread)
+        return measured
 
 
 def best_known(curves: Sequence[PrefillCurve]) -> PrefillCurve:

@@ -45,8 +45,9 @@ class Candidate(msgspec.Struct, frozen=True):
     """One row of the table that a policy picks from.
 
     `overlap` is what is believed to be cached, `cached_tokens` what of it is expected to be delivered; `counted_in`
-    says whether that counts tokens or text. `fill` is the share (0..1) of the replica's index in use; `others_ms`
-    what this prompt's prefill costs those who come after it.
+    says whether that counts tokens or text. `fill` is the share (0..1) of the replica's index in use. Beside its own
+    wait and prefill, a request costs others: `others_ms` by delaying those who come after it, `eviction_ms` by
+    pushing out of a full cache what would have been hit.
     """
 
     replica: str
@@ -62,6 +63,7 @@ class Candidate(msgspec.Struct, frozen=True):
     wait_ms: float
     prefill_ms: float
     others_ms: float
+    eviction_ms: float = 0.0
 
     @property
     def ttft_ms(self) -> float:
@@ -71,7 +73,7 @@ class Candidate(msgspec.Struct, frozen=True):
     @property
     def cost_ms(self) -> float:
         """What the `ttft` policy compares: this request's time to first token and what it costs others."""
-        return self.wait_ms + self.prefill_ms + self.others_ms
+        return self.wait_ms + self.prefill_ms + self.others_ms + self.eviction_ms
 
     @property
     def terms(self) -> tuple[CostTerm, ...]:
@@ -80,6 +82,7 @@ class Candidate(msgspec.Struct, frozen=True):
             CostTerm("wait", self.wait_ms),
             CostTerm("prefill", self.prefill_ms),
             CostTerm("others", self.others_ms),
+            CostTerm("eviction", self.eviction_ms),
         )
 
 
@@ -106,6 +109,16 @@ class Decision(msgspec.Struct, frozen=True):
             f"{self.chosen.prompt_tokens} tokens cached, first token predicted in {self.chosen.ttft_ms:.0f} ms; "
             f"the best other, {best.replica}, has {best.cached_tokens} cached and {best.ttft_ms:.0f} ms"
         )
+
+
+class Held(msgspec.Struct, frozen=True):
+    """Not yet: the replica where the request should go is busy, and by the time it is not, another may be better.
+
+    Its answer comes from `Router.release`, under this ticket.
+    """
+
+    ticket: int
+    best: Candidate
 
 
 class RejectionReason(StrEnum):

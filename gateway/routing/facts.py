@@ -8,7 +8,7 @@ from enum import StrEnum
 import msgspec
 
 from engines.cache_events import CacheEvent
-from engines.reports import EngineDescription, LoadReport, ModelCard, Usage
+from engines.reports import EngineDescription, LoadReport, ModelCard, RequestTiming, Usage
 
 
 class Outcome(StrEnum):
@@ -23,12 +23,17 @@ class Outcome(StrEnum):
 
 
 class Dispatched(msgspec.Struct, frozen=True):
-    """The request's bytes went to the engine. `route_s`: the decision alone; `overhead_s`: all of our own work."""
+    """The request's bytes went to the engine.
+
+    `route_s`: the decision alone; `overhead_s`: all of our own work; neither counts `held_s`, for which the router held
+    it.
+    """
 
     ticket: int
     at: float
     route_s: float
     overhead_s: float
+    held_s: float = 0.0
 
 
 class FirstToken(msgspec.Struct, frozen=True):
@@ -39,17 +44,28 @@ class FirstToken(msgspec.Struct, frozen=True):
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """The attempt is over. `content_frames` counts stream frames with content (0 for a plain body)."""
+    """The attempt is over. `content_frames` counts stream frames with content (0 for a plain body).
+
+    `timing` is the engine's own word on how long its prefill took, where it gives one.
+    """
 
     ticket: int
     at: float
     outcome: Outcome
     usage: Usage | None = None
     content_frames: int = 0
+    timing: RequestTiming | None = None
 
 
 class AttemptFailed(msgspec.Struct, frozen=True):
     """The attempt died before its first byte, and the request goes on to another replica or to `Refused`."""
+
+    ticket: int
+    at: float
+
+
+class Withdrawn(msgspec.Struct, frozen=True):
+    """The client of a held request left."""
 
     ticket: int
     at: float
@@ -153,6 +169,7 @@ Fact = (
     | FirstToken
     | Finished
     | AttemptFailed
+    | Withdrawn
     | Refused
     | ReplicaUp
     | ReplicaDown

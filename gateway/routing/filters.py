@@ -33,6 +33,8 @@ def usable(fleet: Fleet, stored: Mapping[str, str], request: RouteRequest) -> Us
         message = f"The model `{model}` does not exist. Served here: {_listed(served)}"
         return Rejection(RejectionReason.MODEL_NOT_FOUND, message)
     serving = [replica for replica in replicas if replica.state is ReplicaState.UP]
+    if serving and _is_plain(request):
+        return Usable(model, serving, serving)
     holder = stored.get(request.response_id) if request.response_id else None
     replicas = [
         replica
@@ -50,6 +52,16 @@ def usable(fleet: Fleet, stored: Mapping[str, str], request: RouteRequest) -> Us
     if not fresh:
         return Rejection(RejectionReason.ALL_TRIED, "every usable replica was tried and failed", RETRY_AFTER_S)
     return Usable(model, serving, fresh)
+
+
+def _is_plain(request: RouteRequest) -> bool:
+    """Whether nothing of the request narrows the choice."""
+    return (
+        request.pinned_pool is None
+        and request.pinned_replica is None
+        and request.response_id is None
+        and not request.tried
+    )
 
 
 def _ailments(replicas: Sequence[Replica]) -> str:

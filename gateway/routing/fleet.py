@@ -14,6 +14,8 @@ from gateway.routing.curves import PrefillCurve, TokenRatio, TokenRatios, best_k
 from gateway.routing.decision import RouteRequest
 from gateway.routing.token_trust import TokenTrust
 
+STEP_SPREAD_S: Final = 0.005
+"""First tokens no further apart than this come out of one step of the engine."""
 DEFAULT_KV_TOKENS: Final = 1_000_000
 """Cache capacity assumed until the engine reports its own."""
 
@@ -64,6 +66,8 @@ class Booking:
     wait_ms: float
     prefill_ms: float
     first_token_at: float | None = None
+    service_ms: float | None = None
+    """What its prefill took of the engine's time, once it is done."""
     token_count: tuple[str, int] | None = None
     """The kind of request and our count of its tokens, where we have one."""
 
@@ -110,6 +114,10 @@ class Replica:
     _prefilling: OrderedDict[int, Booking] = field(default_factory=OrderedDict)
     _prefilling_ms: float = 0.0
     _prefill_since: float = 0.0
+    _step: list[Booking] = field(default_factory=list)
+    """Those whose first tokens came last, and together: of one forward pass."""
+    _step_since: float = 0.0
+    _step_at: float = 0.0
 
     @property
     def slot(self) -> int:
@@ -151,12 +159,29 @@ class Replica:
         own, of_pool, of_fleet = self.curves
         for curve, broader in ((of_pool, of_fleet), (own, of_pool)):
             if curve.observations == 0:
-                curve.start_from(broader.base_ms, broader.ms_per_token)
+                curve.start_from(broader.base_ms, broader.ms_per_token, broader.ms_per_token2)
         for curve in self.curves:
             curve.observe(uncached_tokens, measured_ms)
 
+    def first_token(self, booking: Booking, now: float) -> None:
+        """Its first token came: share the time since the one before among all that came out of the same step.
+
+        Engines prefill several prompts in one step, and part of the next one's: counted like this, a busy engine's
+        time is counted once, whoever it was spent on.
+        """
+        if booking.ticket in self._prefilling:
+            if now - self._step_at > STEP_SPREAD_S:
+                self._step, self._step_since = [], self._prefill_since
+            self._step.append(booking)
+            self._step_at = now
+            spent_ms = (now - self._step_since) * 1000
+            predicted_ms = sum(one.prefill_ms for one in self._step)
+            for one in self._step:
+                one.service_ms = spent_ms * one.prefill_ms / predicted_ms
+            self._leave_queue(booking.ticket, now)
+
     def prefilled(self, ticket: int, now: float) -> None:
-        """The attempt's prefill is done: its first token or its whole plain body came."""
+        """The attempt's prefill is done: its whole plain body came."""
         if ticket in self._prefilling:
             self._leave_queue(ticket, now)
 

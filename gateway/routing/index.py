@@ -14,10 +14,13 @@ CONFIRMED: Final = -1
 GUESS_ENTRY_BYTES: Final = 120
 """Memory of one guessed block at one replica: its place in two maps and its integers (`make bench-index`)."""
 
+DEGREES: Final = 3
+"""Degrees of certainty: figures a slot in `PrefixIndex.depths`."""
+
 _SURE: Final = 1
 _COMPUTED: Final = 2
 _LIKELY: Final = 4
-_BITS: Final = 3
+_BITS: Final = DEGREES
 _ALL: Final = _LIKELY | _COMPUTED | _SURE
 _STRIDE: Final = 32
 _MOST_MASKS: Final = 65_536
@@ -91,7 +94,12 @@ class PrefixIndex:
         return not self._trusted >> _BITS * slot & _ALL
 
     def overlaps(self, chain: PrefixChain) -> list[Depths]:
-        """Leading blocks of the chain held, for every slot: one walk serves all replicas."""
+        """Leading blocks of the chain held, for every slot."""
+        depths = self.depths(chain)
+        return [Depths(*depths[at : at + DEGREES]) for at in range(0, len(depths), DEGREES)]
+
+    def depths(self, chain: PrefixChain) -> list[int]:
+        """The same as plain figures, `DEGREES` a slot: one walk serves all replicas."""
         depths = [0] * (_BITS * len(self._guessed))
         alive = self._trusted
         links, get = chain.hashes, self._holders.get
@@ -110,15 +118,22 @@ class PrefixIndex:
             if not alive:
                 break
         _record(depths, alive, len(links))
-        return [Depths(*depths[at : at + _BITS]) for at in range(0, len(depths), _BITS)]
+        return depths
 
     # ── guesses ──────────────────────────────────────────────────────────────────────────────────
 
-    def claim(self, slot: int, chain: PrefixChain, ticket: int) -> None:
-        """The attempt `ticket` will make the slot hold the whole chain."""
+    def claim(self, slot: int, chain: PrefixChain, ticket: int, settled: int = 0) -> None:
+        """The attempt `ticket` will make the slot hold the whole chain, of which it has `settled` blocks already."""
         guessed, shift = self._guessed[slot], _BITS * slot
         holders = self._holders
-        for link in reversed(chain.hashes):  # the head is the last to be forgotten
+        links = chain.hashes[settled:]
+        if holders.keys().isdisjoint(links):
+            mask = _LIKELY << shift
+            guessed.update(dict.fromkeys(reversed(links), ticket))
+            holders.update(dict.fromkeys(links, self._masks.setdefault(mask, mask)))
+            self._evict(slot)
+            return
+        for link in reversed(links):  # the head is the last to be forgotten
             owner = guessed.get(link)
             if owner is None:
                 mask = holders.get(link, 0)

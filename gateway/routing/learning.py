@@ -23,6 +23,7 @@ from gateway.routing.facts import (
     ReplicaUp,
 )
 from gateway.routing.fleet import Booking, Fleet, Replica, ReplicaState
+from gateway.routing.reuse import Reuse
 from gateway.routing.scoreboard import Scoreboard, Series
 
 LearnedFact = (
@@ -35,9 +36,10 @@ LearnedFact = (
 class Learner:
     """Takes the facts that follow decisions. `block_bytes` is the block of text chains."""
 
-    def __init__(self, fleet: Fleet, beliefs: Beliefs, scoreboard: Scoreboard, block_bytes: int) -> None:
+    def __init__(self, fleet: Fleet, beliefs: Beliefs, reuse: Reuse, scoreboard: Scoreboard, block_bytes: int) -> None:
         self._fleet = fleet
         self._beliefs = beliefs
+        self._reuse = reuse
         self._scoreboard = scoreboard
         self._block_bytes = block_bytes
         self._tickets: dict[int, Replica] = {}
@@ -70,6 +72,7 @@ class Learner:
             case Dispatched():
                 series.route.observe(fact.route_s)
                 series.overhead.observe(fact.overhead_s)
+                series.held.observe(fact.held_s)
             case FirstToken():
                 if booking.first_token_at is None:
                     self._first_token(replica, booking, fact.at)
@@ -105,9 +108,7 @@ class Learner:
     def _first_token(self, replica: Replica, booking: Booking, at: float) -> None:
         self._beliefs.first_token(replica.cache, booking)
         booking.first_token_at = at
-        replica.prefilled(booking.ticket, at)
-        measured_ms = (at - booking.booked_at) * 1000 - booking.wait_ms
-        replica.learn(booking.prompt_tokens - booking.routed_tokens, max(measured_ms, 0.0))
+        replica.first_token(booking, at)
         record = self._scoreboard.requests.get(booking.request_id)
         if record is not None:
             record.ttft_s = at - booking.accepted_at
@@ -122,6 +123,7 @@ class Learner:
         self._release(replica, booking, fact.at)
         if fact.usage is not None:
             self._learn_tokens(replica, booking, fact.usage, fact.at)
+        _learn_prefill(replica, booking, fact)
         record = self._scoreboard.requests.get(booking.request_id)
         if record is not None:
             record.outcome, record.usage = fact.outcome, fact.usage
@@ -164,10 +166,12 @@ class Learner:
                 replica.state, replica.reason = ReplicaState.DOWN, fact.reason
             case ReplicaRestarted():
                 self._beliefs.restarted(replica.cache)
+                self._reuse.forget(replica.slot)
                 replica.reports_cached_tokens = False  # the new process may be set up otherwise
             case LoadReported():
                 replica.report = fact.report
                 self._resize(replica, fact.report.kv_capacity_tokens)
+                self._reuse.refresh(fact.at)
             case _:
                 assert_never(fact)
 
@@ -196,6 +200,26 @@ class Learner:
             tokens = form.block if form else self._block_bytes / replica.pool.token_ratio.bytes_per_token
             blocks = max(1, int(kv_tokens * replica.cache.capacity_share / tokens))
             self._beliefs.index.resize(replica.slot, blocks)
+            self._reuse.resize(replica.slot, kv_tokens * replica.cache.capacity_share)
+
+
+def _learn_prefill(replica: Replica, booking: Booking, fact: Finished) -> None:
+    """One prefill for the curve: learned at the end, as the engine then says what it was of, and maybe how long.
+
+    The engine's own time is that of the request, which shared its steps with others: it is an upper limit to its share.
+    Where the engine does not say what was cached, it was for the tokens expected uncached.
+    """
+    measured_ms = booking.service_ms
+    if fact.timing is not None:
+        measured_ms = min(fact.timing.prefill_ms, fact.timing.prefill_ms if measured_ms is None else measured_ms)
+    if measured_ms is None:
+        return
+    uncached = booking.prompt_tokens - booking.routed_tokens
+    if fact.usage is not None:
+        delivered = _delivered(replica, fact.usage)
+        if delivered is not None:
+            uncached = fact.usage.prompt_tokens - delivered
+    replica.learn(uncached, max(measured_ms, 0.0))
 
 
 def _delivered(replica: Replica, usage: Usage) -> int | None:

@@ -30,8 +30,8 @@ Policy = Callable[[Sequence[Candidate], Circumstances], Candidate]
 
 
 def ttft(table: Sequence[Candidate], circumstances: Circumstances) -> Candidate:
-    """The lowest predicted time to first token; among near ties the longest prefix, then the emptiest cache."""
-    costs = [candidate.wait_ms + candidate.prefill_ms + candidate.others_ms for candidate in table]
+    """The lowest cost to this request and to others; among near ties the longest prefix, then the emptiest cache."""
+    costs = [one.wait_ms + one.prefill_ms + one.others_ms + one.eviction_ms for one in table]
     best = min(costs)
     limit = best + max(NEAR_TIE_MS, best * NEAR_TIE_SHARE)
     near = [candidate for candidate, cost in zip(table, costs, strict=True) if cost <= limit]
@@ -81,3 +81,6 @@ POLICIES: Final[Mapping[str, Policy]] = {
     "random": random,
     "session": session,
 }
+
+HOLDING: Final = frozenset({"ttft"})
+"""Those whose requests may be held until their replica is free for more."""

@@ -6,18 +6,11 @@ from itertools import islice
 from random import Random
 from typing import Final
 
-from gateway.routing.beliefs import Beliefs, overlap_of
-from gateway.routing.chain import DEFAULT_BLOCK_BYTES, ChainForm, PrefixChain
-from gateway.routing.decision import (
-    Candidate,
-    Decision,
-    Rejection,
-    RouteRequest,
-)
-from gateway.routing.facts import (
-    Fact,
-    ResponseStored,
-)
+from gateway.routing.beliefs import Beliefs
+from gateway.routing.chain import DEFAULT_BLOCK_BYTES, ChainForm
+from gateway.routing.congestion import Congestion
+from gateway.routing.decision import Decision, Held, Rejection, RouteRequest
+from gateway.routing.facts import Fact, ResponseStored, Withdrawn
 from gateway.routing.filters import usable
 from gateway.routing.fleet import (
     DEFAULT_KV_TOKENS,
@@ -25,20 +18,21 @@ from gateway.routing.fleet import (
     Fleet,
     Pool,
     PoolSpec,
-    Replica,
     ReplicaSpec,
     ReplicaState,
     chain_for,
 )
-from gateway.routing.index import Depths
+from gateway.routing.holding import LOOK_S, RELOOK_S, HeldRequests
 from gateway.routing.learning import Learner
-from gateway.routing.policies import POLICIES, Circumstances
+from gateway.routing.policies import HOLDING, POLICIES, Circumstances
+from gateway.routing.reuse import Reuse
 from gateway.routing.scoreboard import RequestRecord, Scoreboard
 from gateway.routing.snapshot import Snapshot, take_snapshot
+from gateway.routing.table import CandidateTable
 
 STORED_RESPONSES: Final = 100_000
-OTHERS_SHARE: Final = 0.25
-"""What a millisecond of prefill costs those who come after, in milliseconds: the price of scattering a burst."""
+LOOKS: Final = 64
+"""Held requests looked at in one go."""
 
 
 class Router:
@@ -46,6 +40,7 @@ class Router:
 
     Never awaits, logs or reads a clock: `now` and the facts' `at` are seconds on one clock of the caller's,
     randomness is the constructor's. The live gateway, virtual time and the tests drive this same object.
+    `hold_ms` is the wait above which requests are held, for policies that hold; 0 holds none.
     Raises KeyError for a policy name, replica or ticket that does not exist (broken promises of the caller).
     """
 
@@ -56,6 +51,7 @@ class Router:
         policy: str = "ttft",
         rng: Random | None = None,
         block_bytes: int = DEFAULT_BLOCK_BYTES,
+        hold_ms: float = 0.0,
     ) -> None:
         self.policy = policy
         self.block_bytes = block_bytes
@@ -64,7 +60,12 @@ class Router:
         self._fleet = Fleet()
         self._beliefs = Beliefs()
         self._scoreboard = Scoreboard()
-        self._learner = Learner(self._fleet, self._beliefs, self._scoreboard, block_bytes)
+        self._congestion = Congestion()
+        self._reuse = Reuse()
+        self._table = CandidateTable(self._beliefs, self._congestion, self._reuse)
+        self._learner = Learner(self._fleet, self._beliefs, self._reuse, self._scoreboard, block_bytes)
+        self._held = HeldRequests()
+        self._hold_ms = hold_ms if policy in HOLDING else 0.0
         self._stored: OrderedDict[str, str] = OrderedDict()
         self._last_ticket = 0
         self._turns: Counter[str] = Counter()
@@ -77,80 +78,106 @@ class Router:
         bookings: dict[int, Booking] = {}
         blocks = max(1, int(DEFAULT_KV_TOKENS * 4 / self.block_bytes))
         view = self._beliefs.add_replica(blocks, bookings.values)
+        self._reuse.add_replica(DEFAULT_KV_TOKENS)
         self._fleet.add_replica(pool, spec, view).bookings = bookings
 
     # ── route ────────────────────────────────────────────────────────────────────────────────────
 
-    def route(self, request: RouteRequest, now: float) -> Decision | Rejection:
-        """Choose a replica and book the request on it, in one step."""
+    def route(self, request: RouteRequest, now: float) -> Decision | Rejection | Held:
+        """Choose a replica and book the request on it, in one step; or hold it: `release` then tells where it goes.
+
+        Requests that failed elsewhere are never held.
+        """
         answer = self._decide(request, now, self._rng.random())
         if isinstance(answer, Decision):
+            if 0 < self._hold_ms <= answer.chosen.wait_ms and not request.tried:
+                self._last_ticket = answer.ticket
+                self._held.add(answer.ticket, request, answer.chosen, now)
+                return Held(answer.ticket, answer.chosen)
             self._last_ticket = answer.ticket
-            self._turns[answer.model] += 1
             self._book(answer, request, now)
         return answer
 
+    @property
+    def holds(self) -> int:
+        """How many requests are held."""
+        return len(self._held)
+
+    def look_at(self, now: float) -> float | None:
+        """When to call `release` although nothing has happened; None while nothing is held."""
+        return now + LOOK_S if self._held else None
+
+    def release(self, now: float) -> list[tuple[int, Decision | Rejection]]:
+        """Answers for held requests by ticket; to be called after every fact while there are any.
+
+        Those are sent whose best replica is free for more, each looked at in its turn, at most `LOOKS` in one go.
+        """
+        answers: list[tuple[int, Decision | Rejection]] = []
+        if not self._held:
+            return answers
+        free = self._free(now)
+        looks = 0
+        for held in self._held.by_turn() if free or not self._any_up() else ():
+            if held.slot not in free and now - held.looked_at < RELOOK_S:
+                continue
+            answer = self._decide(held.request, now, self._rng.random(), held.ticket)
+            looks += 1
+            if isinstance(answer, Rejection) or answer.chosen.wait_ms < self._hold_ms:
+                self._held.remove(held.ticket)
+                answers.append((held.ticket, answer))
+                if isinstance(answer, Decision):
+                    self._book(answer, held.request, now)
+                free = self._free(now)
+            else:
+                held.look(answer.chosen, now)
+            if looks >= LOOKS or not free:
+                break
+        return answers
+
+    def _any_up(self) -> bool:
+        """Whether any replica is up: with none, those who are held are to be told."""
+        return any(replica.state is ReplicaState.UP for replica in self._fleet.replicas)
+
+    def _free(self, now: float) -> set[int]:
+        """Slots of replicas that may be sent held requests."""
+        return {
+            replica.slot
+            for replica in self._fleet.replicas
+            if replica.state is ReplicaState.UP and replica.wait_ms(now) < self._hold_ms
+        }
+
     def preview(self, request: RouteRequest, now: float) -> Decision | Rejection:
-        """What `route` would answer now; nothing is booked or learned, and ties go to the first."""
+        """Where `route` would send it now, or once it is free; nothing is booked or learned, ties go to the first."""
         return self._decide(request, now, 0.0)
 
-    def _decide(self, request: RouteRequest, now: float, draw: float) -> Decision | Rejection:
+    def _decide(
+        self, request: RouteRequest, now: float, draw: float, ticket: int | None = None
+    ) -> Decision | Rejection:
         answer = usable(self._fleet, self._stored, request)
         if isinstance(answer, Rejection):
             return answer
         model, up, replicas = answer
-        table = self._table(replicas, request, now)
+        table = self._table.rows(replicas, request, now)
         chosen = self._pick(table, Circumstances(self._turns[model], draw, _unit(request)))
-        barred = [replica for replica in up if replica not in replicas]
-        rows = (*table, *self._table(barred, request, now)) if barred else table
-        available = max(candidate.cached_tokens for candidate in rows)
-        ticket = self._last_ticket + 1
+        rows = table
+        if len(up) > len(replicas):
+            rows = (*table, *self._table.rows([one for one in up if one not in replicas], request, now))
+        available = max([candidate.cached_tokens for candidate in rows])
+        if ticket is None:
+            ticket = self._last_ticket + 1
         return Decision(ticket, request.request_id, self.policy, model, table, chosen, available)
 
-    def _table(self, replicas: Sequence[Replica], request: RouteRequest, now: float) -> tuple[Candidate, ...]:
-        """A row for each replica; each chain is looked up once for all of them."""
-        lookups: dict[ChainForm, list[Depths]] = {}
-        rows = []
-        for replica in replicas:
-            chain = chain_for(replica, request)
-            depths = lookups.get(chain.form)
-            if depths is None:
-                depths = lookups[chain.form] = self._beliefs.index.overlaps(chain)
-            rows.append(self._candidate(replica, chain, depths[replica.slot], now))
-        return tuple(rows)
-
-    def _candidate(self, replica: Replica, chain: PrefixChain, depths: Depths, now: float) -> Candidate:
-        view = replica.cache
-        link_tokens = replica.pool.link_tokens(chain)
-        prompt_tokens = max(1, round(chain.length * link_tokens / chain.form.block))
-        overlap = overlap_of(depths, link_tokens, replica.block_tokens, prompt_tokens)
-        cached = 0 if view.watch.broken else view.calibration.expect(overlap)
-        prefill_ms = replica.curve.predict_ms(prompt_tokens - cached)
-        return Candidate(
-            replica=replica.spec.name,
-            pool=replica.pool.spec.name,
-            url=replica.spec.url,
-            slot=replica.slot,
-            prompt_tokens=prompt_tokens,
-            cached_tokens=cached,
-            overlap=overlap,
-            counted_in="tokens" if chain.form.counts_tokens else "text",
-            inflight=len(replica.bookings),
-            fill=self._beliefs.index.fill(replica.slot),
-            wait_ms=replica.wait_ms(now),
-            prefill_ms=prefill_ms,
-            others_ms=OTHERS_SHARE * prefill_ms,
-        )
-
     def _book(self, decision: Decision, request: RouteRequest, now: float) -> None:
+        self._turns[decision.model] += 1
         chosen = decision.chosen
         replica = self._fleet.replicas[chosen.slot]
+        chain = chain_for(replica, request)
         booking = Booking(
             ticket=decision.ticket,
             request_id=request.request_id,
             model=decision.model,
             tenant=request.tenant,
-            chain=chain_for(replica, request),
+            chain=chain,
             text=request.chain,
             overlap=chosen.overlap,
             streams=request.streams,
@@ -163,8 +190,11 @@ class Router:
             prefill_ms=chosen.prefill_ms,
             token_count=replica.pool.token_count(request),
         )
-        self._beliefs.claim(replica.cache, booking)
+        settled = int(chosen.overlap.settled / replica.pool.link_tokens(chain))
+        self._beliefs.claim(replica.cache, booking, settled)
         self._learner.booked(replica, booking)
+        self._congestion.routed(now, chosen.prefill_ms)
+        self._reuse.used(chosen.slot, chain, now)
         self._scoreboard.decided(decision, request.accepted_at)
 
     # ── observe ──────────────────────────────────────────────────────────────────────────────────
@@ -176,6 +206,8 @@ class Router:
                 self._stored[fact.response_id] = fact.replica
                 while len(self._stored) > STORED_RESPONSES:
                     self._stored.popitem(last=False)
+            case Withdrawn():
+                self._held.remove(fact.ticket)
             case _:
                 self._learner.observe(fact)
 
@@ -183,7 +215,7 @@ class Router:
 
     def snapshot(self, now: float) -> Snapshot:
         """Everything that the dashboard and the metrics show, as of `now`."""
-        return take_snapshot(self.policy, self._fleet, self._beliefs.index, self._scoreboard, now)
+        return take_snapshot(self.policy, len(self._held), self._fleet, self._beliefs.index, self._scoreboard, now)
 
     def least_busy(self, pool: str) -> list[str]:
         """The pool's replicas that are up, those with the fewest requests in flight first."""

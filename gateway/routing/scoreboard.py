@@ -50,6 +50,7 @@ class Series:
     request: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     route: Histogram = field(default_factory=lambda: Histogram(OWN_SECONDS))
     overhead: Histogram = field(default_factory=lambda: Histogram(OWN_SECONDS))
+    held: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     prediction_error: Histogram = field(default_factory=lambda: Histogram(ERROR_TOKENS))
     ttft_error: Histogram = field(default_factory=lambda: Histogram(ERROR_SECONDS))
     recent_ttft_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_TTFTS))

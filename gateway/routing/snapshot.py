@@ -90,7 +90,11 @@ class CacheBeliefView:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaView:
-    """A replica as of the snapshot's time."""
+    """A replica as of the snapshot's time.
+
+    The curve is the one that its prefills are predicted by: its own, or what it borrows until that has seen enough.
+    `curve_bias` and `curve_mape` are shares (see `PrefillCurve`), None before the first observation.
+    """
 
     name: str
     pool: str
@@ -108,6 +112,10 @@ class ReplicaView:
     cache: CacheBeliefView
     curve_base_ms: float
     curve_ms_per_token: float
+    curve_ms_per_token2: float
+    curve_bias: float | None
+    curve_mape: float | None
+    curve_observations: int
     report: LoadReport
     prefill_desired: PrefillSettings
     prefill_actual: PrefillSettings
@@ -127,10 +135,11 @@ class PoolView:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything, as of `at` (seconds on the router's clock)."""
+    """Everything, as of `at` (seconds on the router's clock). `held` requests wait for their replica."""
 
     at: float
     policy: str
+    held: int
     pools: tuple[PoolView, ...]
     replicas: tuple[ReplicaView, ...]
     series: tuple[SeriesView, ...]
@@ -138,11 +147,14 @@ class Snapshot:
     families: tuple[WaterfallView, ...]
 
 
-def take_snapshot(policy: str, fleet: Fleet, index: PrefixIndex, scoreboard: Scoreboard, now: float) -> Snapshot:
+def take_snapshot(
+    policy: str, held: int, fleet: Fleet, index: PrefixIndex, scoreboard: Scoreboard, now: float
+) -> Snapshot:
     """Copy what is shown, so that the view does not change under its reader."""
     return Snapshot(
         at=now,
         policy=policy,
+        held=held,
         pools=tuple(
             PoolView(
                 name=pool.spec.name,
@@ -214,6 +226,7 @@ def _cache_view(replica: Replica, index: PrefixIndex) -> CacheBeliefView:
 
 
 def _replica_view(replica: Replica, index: PrefixIndex, now: float) -> ReplicaView:
+    curve = replica.curve
     return ReplicaView(
         name=replica.spec.name,
         pool=replica.pool.spec.name,
@@ -229,8 +242,12 @@ def _replica_view(replica: Replica, index: PrefixIndex, now: float) -> ReplicaVi
         index_bytes=_index_bytes(replica, index),
         index_fill=index.fill(replica.slot),
         cache=_cache_view(replica, index),
-        curve_base_ms=replica.curve.base_ms,
-        curve_ms_per_token=replica.curve.ms_per_token,
+        curve_base_ms=curve.base_ms,
+        curve_ms_per_token=curve.ms_per_token,
+        curve_ms_per_token2=curve.ms_per_token2,
+        curve_bias=curve.bias,
+        curve_mape=curve.mape,
+        curve_observations=curve.observations,
         report=replica.report,
         prefill_desired=replica.pool.spec.prefill,
         prefill_actual=replica.description.prefill,
@@ -266,6 +283,7 @@ def _series_view(key: Key, series: Series) -> SeriesView:
             "request_seconds": series.request.copy(),
             "route_seconds": series.route.copy(),
             "overhead_seconds": series.overhead.copy(),
+            "held_seconds": series.held.copy(),
             "prediction_error_tokens": series.prediction_error.copy(),
             "predicted_ttft_error_seconds": series.ttft_error.copy(),
         },

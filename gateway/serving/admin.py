@@ -109,7 +109,7 @@ def encoded_view(gateway: Gateway) -> bytes:
     view = GatewayView(
         version=__version__,
         uptime_s=time.time() - gateway.started_at,
-        notices=gateway.config.notices(),
+        notices=gateway.notices(),
         warnings=gateway.warnings(),
         feeds=gateway.feeds.statuses(),
     )

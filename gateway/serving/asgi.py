@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from gateway.errors import GatewayError, Origin, bad_request
-from gateway.routing.facts import Outcome, Refused
 from gateway.serving.exchange import Exchange
 from gateway.serving.gateway import Gateway
 from gateway.serving.headers import HeaderList, first
@@ -51,12 +50,18 @@ class ClientLeftError(Exception):
 async def serve_inference(gateway: Gateway, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
     """Serve one inference request."""
     client = AsgiClient(send)
-    headers: HeaderList = scope["headers"]
-    exchange = Exchange(gateway, endpoint, headers, client, gateway.clock())
+    exchange = Exchange(gateway, endpoint, scope["headers"], client, gateway.clock())
     try:
-        body = await _read_body(receive, headers, gateway.config.server.max_body_bytes)
+        await _serve(gateway, exchange, client, scope, receive)
+    finally:
+        exchange.close()
+
+
+async def _serve(gateway: Gateway, exchange: Exchange, client: AsgiClient, scope: Scope, receive: Receive) -> None:
+    try:
+        body = await _read_body(receive, scope["headers"], gateway.config.server.max_body_bytes)
     except ClientLeftError:
-        gateway.observe(Refused(gateway.clock(), "", Outcome.CLIENT_GONE))
+        client.gone = True
         return
     except GatewayError as error:
         await exchange.refuse(error)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from engines.reports import Usage
+from engines.reports import RequestTiming, Usage
 from gateway.routing.decision import Decision
 from gateway.routing.facts import AttemptFailed, Dispatched, Fact, Finished, FirstToken, Outcome
 
@@ -16,19 +16,25 @@ class Attempt:
         self._clock = clock
         self._open = True
 
-    def dispatched(self, route_s: float, overhead_s: float) -> None:
+    def dispatched(self, route_s: float, overhead_s: float, held_s: float) -> None:
         """The bytes go to the engine now."""
-        self._observe(Dispatched(self.decision.ticket, self._clock(), route_s, overhead_s))
+        self._observe(Dispatched(self.decision.ticket, self._clock(), route_s, overhead_s, held_s))
 
     def first_token(self) -> None:
         """The first content is here."""
         self._observe(FirstToken(self.decision.ticket, self._clock()))
 
-    def finish(self, outcome: Outcome, usage: Usage | None = None, content_frames: int = 0) -> None:
+    def finish(
+        self,
+        outcome: Outcome,
+        usage: Usage | None = None,
+        content_frames: int = 0,
+        timing: RequestTiming | None = None,
+    ) -> None:
         """The request ended here; later ends are ignored."""
         if self._open:
             self._open = False
-            self._observe(Finished(self.decision.ticket, self._clock(), outcome, usage, content_frames))
+            self._observe(Finished(self.decision.ticket, self._clock(), outcome, usage, content_frames, timing))
 
     def lose(self) -> None:
         """The attempt died before its first byte; the request goes on elsewhere."""

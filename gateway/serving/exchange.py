@@ -6,8 +6,9 @@ front end can drive the same life. Retrying is decided here and nowhere else.
 
 from engines.reports import EngineError
 from gateway.errors import GatewayError, Origin
-from gateway.routing.decision import Candidate, Decision, Rejection, RejectionReason, RouteRequest
-from gateway.routing.facts import Outcome, Refused, ResponseStored
+from gateway.journal.entry import Entry
+from gateway.routing.decision import Candidate, Decision, Rejection, RouteRequest
+from gateway.routing.facts import Fact, Finished, Outcome, Refused, ResponseStored
 from gateway.serving import headers as header_rules
 from gateway.serving.attempt import Attempt
 from gateway.serving.chains import Chains
@@ -31,7 +32,7 @@ from gateway.wire.stream import StreamWatcher
 
 
 class Exchange:
-    """The life of one request. `run` never raises for what a client or an engine does."""
+    """The life of one request. `run` never raises for what a client or an engine does; `close` must follow."""
 
     def __init__(
         self, gateway: Gateway, endpoint: Endpoint, headers: HeaderList, client: ClientSide, accepted_at: float
@@ -43,6 +44,8 @@ class Exchange:
         self._accepted_at = accepted_at
         self.request_id = header_rules.request_id(headers)
         self._engine_id = self.request_id
+        self._tenant = header_rules.tenant(headers)
+        self._entry = Entry(endpoint, self._tenant, accepted_at)
 
     async def run(self, body: bytes) -> None:
         """Serve the request, whose whole body has been read."""
@@ -65,27 +68,43 @@ class Exchange:
     async def refuse(self, error: GatewayError, model: str = "") -> None:
         """End a request that no replica took."""
         outcome = Outcome.REJECTED if error.origin is not Origin.ENGINE else Outcome.ENGINE_FAILED
-        self._gateway.observe(Refused(self._gateway.clock(), model, outcome))
+        self._tell(Refused(self._gateway.clock(), model, outcome))
         await self._send_error(error, None)
+
+    def close(self) -> None:
+        """The request is over; where nothing has said how, its client left or we failed."""
+        if self._entry.end is None:
+            outcome = Outcome.CLIENT_GONE if self._client.gone else Outcome.REJECTED
+            self._tell(Refused(self._gateway.clock(), "", outcome))
+
+    def _tell(self, fact: Fact) -> None:
+        """Tell the router and, at the end, the journal."""
+        self._gateway.observe(fact)
+        self._entry.learn(fact)
+        if isinstance(fact, Finished | Refused):
+            self._gateway.ended(self._entry)
 
     async def _serve(self, request: InferenceRequest, chains: Chains, body: bytes, received_at: float) -> None:
         """Try replicas until one answers, a refusal is final, or none is left."""
         tried: list[str] = []
         route_at = self._gateway.clock()
-        answer = self._gateway.router.route(self._route_request(request, chains, tried), route_at)
+        asked = self._entry.request = self._route_request(request, chains, tried)
+        answer, held_s = await self._gateway.placer.place(asked)
         if isinstance(answer, Rejection):
             await self._rejected(answer, request)
             return
         while True:
-            attempt = Attempt(answer, self._gateway.observe, self._gateway.clock)
+            self._entry.routed(answer, route_at + held_s)
+            attempt = Attempt(answer, self._tell, self._gateway.clock)
             now = self._gateway.clock()
-            attempt.dispatched(now - route_at, now - (route_at if tried else received_at))
+            attempt.dispatched(now - route_at - held_s, now - (route_at if tried else received_at) - held_s, held_s)
             tried.append(answer.chosen.replica)
             try:
                 await self._attempt(attempt, request, body)
                 return
             except AttemptLostError as failure:
                 route_at = self._gateway.clock()
+                held_s = 0.0
                 following = self._reroute(failure, self._route_request(request, chains, tried), route_at)
                 if following is None:
                     attempt.finish(_outcome(failure))
@@ -113,7 +132,7 @@ class Exchange:
             token_chains=chains.tokens,
             streams=request.stream,
             accepted_at=self._accepted_at,
-            tenant=header_rules.tenant(self._headers),
+            tenant=self._tenant,
             session=text(self._headers, b"x-session-id") or request.session,
             response_id=request.previous_response_id,
             pinned_pool=text(self._headers, b"x-prefixgate-pool"),
@@ -162,16 +181,16 @@ class Exchange:
         if not response.header(b"content-type").startswith(b"text/event-stream"):
             reply = await relay_body(response, self._endpoint, self._client, headers)
             self._stored(backend, reply.response_id)
-            attempt.finish(Outcome.COMPLETED, reply.usage)
+            attempt.finish(Outcome.COMPLETED, reply.usage, timing=reply.timing)
             return
         watcher = StreamWatcher(self._endpoint, strip_usage=not request.usage_requested)
         broken = await relay_stream(response, watcher, backend.dialect, attempt, self._client, headers)
         self._stored(backend, watcher.response_id)
         if broken is None:
-            attempt.finish(Outcome.COMPLETED, watcher.usage, watcher.content_frames)
+            attempt.finish(Outcome.COMPLETED, watcher.usage, watcher.content_frames, watcher.timing)
         else:
             outcome = Outcome.TIMED_OUT if broken.timed_out else Outcome.ENGINE_FAILED
-            attempt.finish(outcome, watcher.usage, watcher.content_frames)
+            attempt.finish(outcome, watcher.usage, watcher.content_frames, watcher.timing)
             if watcher.error is None:  # else the engine's own error frame has been passed on
                 await self._client.write(self._error_frame(broken.error))
         await self._client.end()
@@ -185,7 +204,7 @@ class Exchange:
         return b"event: error\n" + frame if self._endpoint is Endpoint.MESSAGES else frame
 
     async def _rejected(self, answer: Rejection, request: InferenceRequest) -> None:
-        known = answer.reason is not RejectionReason.MODEL_NOT_FOUND  # an unknown name must not become a label
+        known = request.model in self._gateway.router.models()  # another name must not become a label
         await self.refuse(rejection_error(answer), (request.model or "") if known else "")
 
     async def _send_failure(self, failure: AttemptLostError, chosen: Candidate) -> None:

@@ -11,6 +11,7 @@ from engines.dialect import Dialect
 from engines.registry import dialect
 from engines.reports import EngineCall
 from gateway.config import Config
+from gateway.journal.entry import Entry
 from gateway.routing.facts import Fact, ReplicaDown, ReplicaRestarted
 from gateway.routing.router import Router
 from gateway.routing.snapshot import ReplicaView, Snapshot
@@ -18,6 +19,8 @@ from gateway.serving.chains import Chains, text_chain, token_chains
 from gateway.serving.engine_client import EngineClient, EngineGoneError, TimeLimits
 from gateway.serving.events.feeds import EventFeeds
 from gateway.serving.headers import HeaderList
+from gateway.serving.journal import Journal
+from gateway.serving.placing import Placer
 from gateway.serving.tokenise.calls import Site
 from gateway.serving.tokenise.tokenisers import Tokenisers
 from gateway.wire.request import InferenceRequest
@@ -39,8 +42,9 @@ class Backend(msgspec.Struct, frozen=True):
 class Gateway:
     """Everything that one gateway process shares between its requests."""
 
-    def __init__(self, config: Config, *, seed: int | None = None) -> None:
+    def __init__(self, config: Config, *, seed: int | None = None, journal: Journal | None = None) -> None:
         self.config = config
+        self.journal = journal
         self.started_at = time.time()
         self.clock = time.monotonic
         routing = config.routing
@@ -49,7 +53,9 @@ class Gateway:
             policy=routing.policy,
             rng=Random(seed),
             block_bytes=routing.block_bytes,
+            hold_ms=routing.hold_ms,
         )
+        self.placer = Placer(self.router, self.clock)
         limits = config.timeouts
         self.engines = EngineClient(TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s))
         self.backends = {backend.name: backend for backend in _backends(config)}
@@ -66,8 +72,14 @@ class Gateway:
         self._background: set[asyncio.Task[None]] = set()
 
     def observe(self, fact: Fact) -> None:
-        """Tell the router."""
+        """Tell the router, and those who wait for what it makes of it."""
         self.router.observe(fact)
+        self.placer.look()
+
+    def ended(self, entry: Entry) -> None:
+        """A request is over, by its last fact: have it written down, where that is wished."""
+        if self.journal is not None:
+            self.journal.add(entry, self.snapshot)
 
     def unreachable(self, backend: Backend, reason: str) -> None:
         """Leave a replica alone that took no connection, until the poller's next look finds it well."""
@@ -92,6 +104,10 @@ class Gateway:
     def snapshot(self) -> Snapshot:
         """The router's view, now."""
         return self.router.snapshot(self.clock())
+
+    def notices(self) -> list[str]:
+        """What an operator should know of the gateway itself: sentences."""
+        return self.config.notices() + (self.journal.notices() if self.journal is not None else [])
 
     def warnings(self) -> dict[str, list[str]]:
         """By replica that is up: what is missing or differs from the configuration, and what to do about it."""
@@ -152,11 +168,14 @@ class Gateway:
 
     async def close(self) -> None:
         """Close what is open towards the engines."""
+        self.placer.close()
         if self._background:
             await asyncio.wait(self._background, timeout=1.0)
         await self.feeds.close()
         self.tokenisers.close()
         await self.engines.close()
+        if self.journal is not None:
+            await asyncio.to_thread(self.journal.close)
 
     async def _call(self, backend: Backend, call: EngineCall) -> None:
         headers = [(b"content-type", b"application/json"), *backend.credentials]

@@ -27,6 +27,7 @@ HISTOGRAMS = {
     "request_seconds": "Time from accept to the end of the answer",
     "route_seconds": "Our own decision",
     "overhead_seconds": "All of our own work before the engine is sent a byte",
+    "held_seconds": "Time for which the router held a request until its replica was free",
     "prediction_error_tokens": "Delivered minus predicted cached tokens",
     "predicted_ttft_error_seconds": "Measured minus predicted time to first token",
 }
@@ -59,11 +60,14 @@ class SnapshotCollector(Collector):
         yield from _counters(snapshot.series)
         yield from _histograms(snapshot.series)
         yield from _gauges(snapshot.replicas)
+        held = GaugeMetricFamily("prefixgate_held_requests", "Requests held until their replica is free")
+        held.add_metric((), snapshot.held)
+        yield held
         yield from _tenants(snapshot.tenants)
 
 
 class SourcesCollector(Collector):
-    """What knowledge of caches is made of: event feeds and token ids."""
+    """What knowledge of caches is made of, event feeds and token ids; and what is written down of requests."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -76,6 +80,7 @@ class SourcesCollector(Collector):
         """All families."""
         yield from self._feeds()
         yield from self._tokens()
+        yield from self._journal()
 
     def _feeds(self) -> Iterator[Metric]:
         readings: dict[str, tuple[str, Callable[[FeedStatus], int]]] = {
@@ -116,6 +121,15 @@ class SourcesCollector(Collector):
         memo = GaugeMetricFamily("prefixgate_token_memo_bytes", "Estimated memory of remembered token ids")
         memo.add_metric((), self._gateway.tokenisers.memo_bytes)
         yield memo
+
+    def _journal(self) -> Iterator[Metric]:
+        journal = self._gateway.journal
+        lines = CounterMetricFamily(
+            "prefixgate_journal_lines", "Lines of the journal, by what became of them", labels=("result",)
+        )
+        for result, count in ({} if journal is None else journal.counts).items():
+            lines.add_metric((result,), count)
+        yield lines
 
 
 def _counters(series: tuple[SeriesView, ...]) -> Iterator[Metric]:
@@ -212,6 +226,12 @@ def _gauges(replicas: tuple[ReplicaView, ...]) -> Iterator[Metric]:
             "1 while the replica's prefix cache seems broken, so that it is routed by load",
             lambda r: float(r.cache.broken is not None),
         ),
+        "ttft_curve_base_ms": ("Learned: prefill of a prompt that is all cached", lambda r: r.curve_base_ms),
+        "ttft_curve_ms_per_token": ("Learned: and for each uncached token", lambda r: r.curve_ms_per_token),
+        "ttft_curve_ms_per_token2": ("Learned: and for its square", lambda r: r.curve_ms_per_token2),
+        "ttft_curve_bias": ("Mean error of the curve's predictions, as a share of these", lambda r: r.curve_bias),
+        "ttft_curve_mape": ("Mean absolute error of the same, as a share", lambda r: r.curve_mape),
+        "ttft_curve_observations": ("Prefills that the curve was learned from", lambda r: r.curve_observations),
         "hit_quantum_tokens": ("Learned: hits come in multiples of so many tokens", lambda r: r.cache.quantum_tokens),
         "hit_minimum_tokens": ("Learned: shorter prefixes never hit", lambda r: r.cache.minimum_tokens),
     }

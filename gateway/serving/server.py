@@ -12,6 +12,7 @@ from gateway.config import Config
 from gateway.serving import admin, main_app
 from gateway.serving.framework import framework
 from gateway.serving.gateway import Gateway
+from gateway.serving.journal import open_journal
 from gateway.serving.polling import Poller
 
 DRAIN_S: int = 30
@@ -43,8 +44,11 @@ class RunningGateway:
 
 @contextlib.asynccontextmanager
 async def running(config: Config, *, seed: int | None = None) -> AsyncIterator[RunningGateway]:
-    """Start a gateway on the configured ports (0: any free one); it ends with the block."""
-    gateway = Gateway(config, seed=seed)
+    """Start a gateway on the configured ports (0: any free one); it ends with the block.
+
+    Raises ConfigError where the journal cannot be kept, OSError where a port is taken.
+    """
+    gateway = Gateway(config, seed=seed, journal=open_journal(config))
     host, port, admin_port = config.server.host, config.server.port, config.server.admin
     sockets = [_listen(host, port)]
     if admin_port == port != 0:

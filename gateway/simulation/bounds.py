@@ -62,7 +62,7 @@ class PooledChooser:
         made, self._placements = self._placements, []
         return made
 
-    def look_at(self) -> float:
+    def look_at(self, now: float) -> float:
         """Never."""
         return float("inf")
 

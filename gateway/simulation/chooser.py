@@ -44,7 +44,7 @@ class Chooser(Protocol):
     def placements(self, now: float) -> list[Placement]:
         """Decisions made since the last call."""
 
-    def look_at(self) -> float:
+    def look_at(self, now: float) -> float:
         """When to take placements although nothing has happened; infinity for never."""
 
     def first_token(self, number: int, cached_tokens: int, now: float) -> None:

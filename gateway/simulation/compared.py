@@ -45,7 +45,7 @@ class ComparedChooser:
         made, self._placements = self._placements, []
         return made
 
-    def look_at(self) -> float:
+    def look_at(self, now: float) -> float:
         """Never: published policies decide at once."""
         return float("inf")
 

@@ -9,7 +9,7 @@ from engines import cache_events as neutral
 from engines.reports import EngineDescription, LoadReport, ModelCard, PrefillSettings, Usage
 from engines.simulated.sequences import BlocksRemoved, BlocksStored, CacheEvent
 from gateway.routing.chain import ChainForm, PrefixChain, token_chain
-from gateway.routing.decision import Decision, RouteRequest
+from gateway.routing.decision import Decision, Held, Rejection, RouteRequest
 from gateway.routing.facts import (
     AttemptFailed,
     CacheEvents,
@@ -23,6 +23,7 @@ from gateway.routing.facts import (
     ReplicaUp,
 )
 from gateway.routing.fleet import PoolSpec, ReplicaSpec
+from gateway.routing.holding import DEFAULT_HOLD_MS
 from gateway.routing.router import Router
 from gateway.simulation.chooser import Asked, Ended, Placement
 from gateway.simulation.fleet import SimulatedReplica
@@ -35,14 +36,24 @@ _NO_TEXT: Final = PrefixChain()
 class RoutedChooser:
     """Drives a Router. With `events` it hears the engines' cache events; else it guesses, as without KV events."""
 
-    def __init__(self, fleet: Sequence[SimulatedReplica], policy: str, seed: int, *, events: bool) -> None:
+    def __init__(
+        self,
+        fleet: Sequence[SimulatedReplica],
+        policy: str,
+        seed: int,
+        *,
+        events: bool,
+        hold_ms: float = DEFAULT_HOLD_MS,
+    ) -> None:
         self._fleet = fleet
         self._events = events
         self._slots = {replica.name: slot for slot, replica in enumerate(fleet)}
         self._form = ChainForm(fleet[0].limits.block_tokens, _ENCODING)
-        self.router = Router(_pools(fleet), policy=policy, rng=Random(seed))
+        self.router = Router(_pools(fleet), policy=policy, rng=Random(seed), hold_ms=hold_ms)
         self._tickets: dict[int, int] = {}
+        self._held: dict[int, RouteRequest] = {}
         self._placements: list[Placement] = []
+        self._rejected: list[RouteRequest] = []  # clients would try again: here, when a replica comes back
         for slot in range(len(fleet)):
             self.up(slot, 0.0)
 
@@ -57,22 +68,30 @@ class RoutedChooser:
             accepted_at=now,
             session=asked.session,
         )
-        answer = self.router.route(request, now)
-        assert isinstance(answer, Decision)  # noqa: S101
-        self._decided(asked.number, answer)
+        self._answered(request, self.router.route(request, now))
 
-    def _decided(self, number: int, decision: Decision) -> None:
-        self._tickets[number] = decision.ticket
-        self._placements.append(Placement(number, self._slots[decision.chosen.replica]))
+    def _answered(self, request: RouteRequest, answer: Decision | Rejection | Held) -> None:
+        match answer:
+            case Decision():
+                number = int(request.request_id)
+                self._tickets[number] = answer.ticket
+                self._placements.append(Placement(number, self._slots[answer.chosen.replica]))
+            case Held():
+                self._held[answer.ticket] = request
+            case Rejection():
+                self._rejected.append(request)
 
     def placements(self, now: float) -> list[Placement]:
         """Decisions made since the last call."""
+        for ticket, answer in self.router.release(now):
+            self._answered(self._held.pop(ticket), answer)
         made, self._placements = self._placements, []
         return made
 
-    def look_at(self) -> float:
+    def look_at(self, now: float) -> float:
         """When held requests are to be looked at again."""
-        return float("inf")
+        look = self.router.look_at(now)
+        return float("inf") if look is None else look
 
     def first_token(self, number: int, cached_tokens: int, now: float) -> None:
         """The first content of the stream."""
@@ -119,6 +138,9 @@ class RoutedChooser:
         self.router.observe(LoadReported(replica.name, now, report))
         if self._events:
             self.router.observe(CacheSynced(replica.name, now, 0))
+        rejected, self._rejected = self._rejected, []
+        for request in rejected:
+            self._answered(request, self.router.route(request, now))
 
 
 def _pools(fleet: Sequence[SimulatedReplica]) -> list[PoolSpec]:

@@ -110,7 +110,7 @@ class Run:
         while placements := self._chooser.placements(now):
             for number, slot in placements:
                 self._send(number, slot)
-        look = self._chooser.look_at()
+        look = self._chooser.look_at(now)
         if look < self._look or self._look <= now:
             self._look = look
             if look < float("inf"):

@@ -1,9 +1,12 @@
-"""What an engine's reply says of its tokens, in the words of each API; pure.
+"""What an engine's reply says of its tokens, in the words of each API, and of its times; pure.
 
 Cached tokens are part of `prompt_tokens` everywhere but in Anthropic's API: there `input_tokens` leaves out
 what was read from the cache or written to it, and the prompt is the sum of the three. vLLM and SGLang follow
 that; before they did, they gave the whole prompt as `input_tokens`, vLLM without any cache fields, SGLang with
 `cache_read_input_tokens` beside it: such an SGLang's hits are counted twice, in prompt tokens only.
+
+Times are vLLM's `metrics` (with `--enable-per-request-metrics`), beside the usage of chat and text completions:
+`time_to_first_token_ms` is counted from when the request was scheduled, `queue_time_ms` is its wait until then.
 """
 
 from collections.abc import Mapping
@@ -12,22 +15,26 @@ from typing import Any, Final
 
 import msgspec
 
-from engines.reports import Usage
+from engines.reports import RequestTiming, Usage
 from gateway.wire.request import Endpoint, token_count
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole reply: `usage` where the engine gave it, `response_id` of a Responses object."""
+    """A whole reply: `usage` and `timing` where the engine gave them, `response_id` of a Responses object."""
 
     usage: Usage | None = None
     response_id: str | None = None
+    timing: RequestTiming | None = None
 
 
 class _Body(msgspec.Struct):
     id: msgspec.Raw = msgspec.Raw()
     usage: msgspec.Raw = msgspec.Raw()
+    metrics: msgspec.Raw = msgspec.Raw()
 
+
+_LONGEST_MS: Final = 1e9
 
 _BODY: Final = msgspec.json.Decoder(_Body)
 
@@ -42,6 +49,7 @@ def read_reply(endpoint: Endpoint, body: bytes) -> Reply | None:
     return Reply(
         usage=read_usage(endpoint, decoded(read.usage)),
         response_id=response_id if isinstance(response_id, str) else None,
+        timing=read_timing(decoded(read.metrics)),
     )
 
 
@@ -64,12 +72,27 @@ def read_usage(endpoint: Endpoint, usage: object) -> Usage | None:
     return _usage(token_count(usage.get("prompt_tokens")), usage.get("completion_tokens"), cached)
 
 
+def read_timing(metrics: object) -> RequestTiming | None:
+    """A `metrics` object, already decoded; None when it does not tell the time of the prefill."""
+    if not isinstance(metrics, Mapping):
+        return None
+    prefill_ms = _duration_ms(metrics.get("time_to_first_token_ms"))
+    return None if prefill_ms is None else RequestTiming(prefill_ms, _duration_ms(metrics.get("queue_time_ms")))
+
+
 def decoded(raw: msgspec.Raw) -> Any:
     """A raw JSON value; None for one that is absent or cannot be read."""
     try:
         return msgspec.json.decode(raw) if raw else None
     except (msgspec.DecodeError, ValueError, RecursionError):
         return None
+
+
+def _duration_ms(value: object) -> float | None:
+    """A duration of believable length; NaN is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value <= _LONGEST_MS else None
 
 
 def _usage(prompt: int | None, completion: object, cached: int | None) -> Usage | None:

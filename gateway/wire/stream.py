@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
-from engines.reports import Usage
-from gateway.wire.reply import decoded, read_usage
+from engines.reports import RequestTiming, Usage
+from gateway.wire.reply import decoded, read_timing, read_usage
 from gateway.wire.request import Endpoint
 from gateway.wire.sse import FRAME_LIMIT, FrameCutter, payload
 
@@ -31,6 +31,7 @@ class _Frame(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw()
     choices: msgspec.Raw = msgspec.Raw()
     usage: msgspec.Raw = msgspec.Raw()
+    metrics: msgspec.Raw = msgspec.Raw()
     response: msgspec.Raw = msgspec.Raw()
     message: msgspec.Raw = msgspec.Raw()
 
@@ -121,6 +122,11 @@ class StreamWatcher:
         if self._endpoint is Endpoint.MESSAGES:
             usage = _merged(_member(_read(self._start).message, "usage"), usage)
         return read_usage(self._endpoint, usage)
+
+    @property
+    def timing(self) -> RequestTiming | None:
+        """The times beside that usage, where the engine gives them; decoded at each call."""
+        return read_timing(decoded(_read(self._usage).metrics)) if b'"metrics"' in self._usage else None
 
     def _is_ours(self, piece: bytes, frame: bytes) -> bool:
         """Observe a frame, if there is one; whether it is whole and the usage frame."""

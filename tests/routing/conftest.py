@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from engines.cache_events import CacheEvent
-from engines.reports import EngineDescription, LoadReport, ModelCard, Usage
+from engines.reports import EngineDescription, LoadReport, ModelCard, RequestTiming, Usage
 from gateway.routing.chain import PrefixChain, chain, token_chain
 from gateway.routing.decision import Decision, Rejection, RouteRequest
 from gateway.routing.facts import (
@@ -139,8 +139,9 @@ class Driver:
         outcome: Outcome = Outcome.COMPLETED,
         usage: Usage | None = None,
         content_frames: int = 0,
+        timing: RequestTiming | None = None,
     ) -> None:
-        self.router.observe(Finished(decision.ticket, self.now, outcome, usage, content_frames))
+        self.router.observe(Finished(decision.ticket, self.now, outcome, usage, content_frames, timing))
 
     def fail(self, decision: Decision) -> None:
         self.router.observe(AttemptFailed(decision.ticket, self.now))

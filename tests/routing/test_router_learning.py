@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from engines.reports import PrefillSettings, Usage
+from engines.reports import PrefillSettings, RequestTiming, Usage
 from gateway.routing.facts import Outcome
 from gateway.routing.fleet import DEFAULT_KV_TOKENS
 
@@ -226,6 +226,123 @@ def test_the_wait_is_not_learned_as_prefill(drive):
         driver.now += 1
     assert driver.replica("r1").curve_ms_per_token == pytest.approx(0.02, rel=0.1)
     assert driver.replica("r1").wait_ms == 0
+
+
+def prompts(times):
+    """Cold prompts of many lengths."""
+    return [f"cold {n} " * (20 + 97 * n % 400) for n in range(times)]
+
+
+def curve_ms(driver, tokens, replica="r1"):
+    view = driver.replica(replica)
+    return view.curve_base_ms + view.curve_ms_per_token * tokens + view.curve_ms_per_token2 * tokens**2
+
+
+def test_the_curve_is_learned_at_the_end_and_once(drive):
+    driver = drive(up=["r1"])
+    assert driver.replica("r1").curve_observations == 0
+    assert (driver.replica("r1").curve_bias, driver.replica("r1").curve_mape) == (None, None)
+    for n, text in enumerate(prompts(20)):
+        decision = driver.route(text)
+        driver.first_token(decision, 40)
+        before = driver.replica("r1").curve_observations
+        driver.finish(decision, usage=Usage(decision.chosen.prompt_tokens, 4, 0), timing=RequestTiming(39.0, 0.5))
+        assert (before, driver.replica("r1").curve_observations) == (n, n + 1)
+    assert 0 < driver.replica("r1").curve_mape <= 1
+
+
+def test_the_engines_own_time_of_prefill_is_believed(drive):
+    """What the engine calls its queue is no prefill, however long it was and whatever wait was predicted."""
+    driver = drive(up=["r1"])
+    for text in prompts(80):
+        decision = driver.route(text)
+        tokens = decision.chosen.prompt_tokens
+        driver.first_token(decision, fast_ms(tokens) + 5000)
+        driver.finish(decision, usage=Usage(tokens, 4, 0), timing=RequestTiming(fast_ms(tokens), 5000.0))
+        driver.now += 1
+    assert curve_ms(driver, 1000) == pytest.approx(fast_ms(1000), rel=0.05)
+    assert driver.replica("r1").curve_mape < 0.1
+
+
+def test_plain_bodies_teach_where_the_engine_says_its_times(drive):
+    driver = drive(up=["r1"])
+    for text in prompts(80):
+        decision = driver.route(text, streams=False)
+        tokens = decision.chosen.prompt_tokens
+        driver.now += 30
+        driver.finish(decision, usage=Usage(tokens, 400, 0), timing=RequestTiming(fast_ms(tokens)))
+    assert driver.replica("r1").curve_observations == 80
+    assert curve_ms(driver, 1000) == pytest.approx(fast_ms(1000), rel=0.05)
+
+
+def test_plain_bodies_without_times_teach_no_curve(drive):
+    driver = drive(up=["r1"])
+    decision = driver.route(LONG, streams=False)
+    driver.now += 30
+    driver.finish(decision, usage=Usage(8250, 400, 0))
+    assert driver.replica("r1").curve_observations == 0
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_the_curve_is_of_the_tokens_that_the_engine_had_to_compute(drive, timed):
+    """Every prompt is twice as many tokens as its text looks like, and half of that comes from the cache."""
+    driver = drive(up=["r1"])
+    for n, text in enumerate(prompts(300)):
+        tokens = 2 * len(text) // 4
+        decision = driver.route(text)
+        took_ms = fast_ms(tokens - tokens // 2)
+        driver.first_token(decision, took_ms)
+        timing = RequestTiming(took_ms, 0.0) if timed else None
+        driver.finish(decision, usage=Usage(tokens + n % 2, 4, tokens // 2), timing=timing)
+        driver.now += 1
+    assert curve_ms(driver, 1000) == pytest.approx(fast_ms(1000), rel=0.03)
+
+
+def test_without_the_engines_word_the_prediction_says_what_was_uncached(drive):
+    driver = drive(up=["r1"])
+    for text in prompts(80):
+        decision = driver.route(text)
+        driver.first_token(decision, fast_ms(decision.chosen.prompt_tokens))
+        driver.finish(decision, usage=Usage(3 * decision.chosen.prompt_tokens, 4))
+        driver.now += 1
+    assert driver.replica("r1").curve_observations == 80
+    assert driver.replica("r1").curve_mape < 0.5
+
+
+@pytest.mark.parametrize("outcome", [Outcome.CLIENT_GONE, Outcome.ENGINE_FAILED, Outcome.TIMED_OUT])
+def test_a_request_that_ended_badly_after_its_first_token_teaches_its_prefill(drive, outcome):
+    driver = drive(up=["r1"])
+    decision = driver.route(LONG)
+    driver.first_token(decision, 300)
+    driver.finish(decision, outcome)
+    assert driver.replica("r1").curve_observations == 1
+
+
+@pytest.mark.parametrize("outcome", [Outcome.CLIENT_GONE, Outcome.ENGINE_FAILED, Outcome.ENGINE_REJECTED])
+def test_a_request_without_a_first_token_teaches_none(drive, outcome):
+    driver = drive(up=["r1"])
+    decision = driver.route(LONG)
+    driver.now += 1
+    driver.finish(decision, outcome)
+    assert driver.replica("r1").curve_observations == 0
+
+
+def test_a_curve_that_bends_is_borrowed_with_its_bend(drive):
+    driver = drive(up=["r1"])
+    for n in range(200):
+        text = f"cold {n} " * (20 + 970 * n % 6000)
+        decision = driver.route(text)
+        tokens = decision.chosen.prompt_tokens
+        driver.first_token(decision, 10 + 0.02 * tokens + 2e-6 * tokens**2)
+        driver.finish(decision)
+        driver.now += 1
+    driver.up("r2")
+    assert curve_ms(driver, 10_000) == pytest.approx(410, rel=0.05)
+    assert driver.replica("r1").curve_ms_per_token2 == pytest.approx(2e-6, rel=0.25)
+    assert driver.replica("r2").curve_ms_per_token2 == driver.replica("r1").curve_ms_per_token2
+    driver.serve(LONG, after_ms=curve_ms(driver, 8250), pinned_replica="r2")
+    row = next(row for row in driver.route("x" * 40_000).candidates if row.replica == "r2")
+    assert row.prefill_ms == pytest.approx(curve_ms(driver, row.prompt_tokens), rel=0.05)
 
 
 # ── counting ─────────────────────────────────────────────────────────────────────────────────────

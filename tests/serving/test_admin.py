@@ -37,6 +37,12 @@ FAMILIES = {
     "index_blocks": "gauge",
     "index_bytes": "gauge",
     "prefill_chunk_tokens": "gauge",
+    "ttft_curve_base_ms": "gauge",
+    "ttft_curve_ms_per_token": "gauge",
+    "ttft_curve_ms_per_token2": "gauge",
+    "ttft_curve_bias": "gauge",
+    "ttft_curve_mape": "gauge",
+    "ttft_curve_observations": "gauge",
 }
 PROMPT = "a long enough prompt " * 100
 
@@ -115,6 +121,11 @@ async def test_the_metrics_are_what_was_sent() -> None:
     assert value("replica_waiting_tokens") == 11
     assert value("replica_kv_usage") == 0.5
     assert value("index_bytes") > value("index_blocks") > 0
+    assert value("ttft_curve_base_ms") > 0
+    assert value("ttft_curve_ms_per_token") > 0
+    assert value("ttft_curve_ms_per_token2") == 0
+    assert value("ttft_curve_observations") == 1, "only streams show their first token"
+    assert value("ttft_curve_mape") == abs(value("ttft_curve_bias")) > 0
     assert value("prefill_chunk_tokens", kind="desired") == 8192
     assert value("prefill_chunk_tokens", kind="actual") == 4096
     assert samples["replica_up", (("model", "other"), ("pool", "down"), ("replica", "down-0"))] == 0

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.reports import Usage
-from gateway.wire.reply import Reply, read_reply, read_usage
+from engines.reports import RequestTiming, Usage
+from gateway.wire.reply import Reply, read_reply, read_timing, read_usage
 from gateway.wire.request import Endpoint
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "wire"
@@ -78,6 +78,51 @@ def test_real_replies(name: str, usage: Usage) -> None:
 )
 def test_usage(endpoint: Endpoint, usage: object, read: Usage | None) -> None:
     assert reply(endpoint, usage=usage) == Reply(read, None)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "timing"),
+    [
+        ({"time_to_first_token_ms": 741.2, "queue_time_ms": 3.1, "mean_itl_ms": None}, RequestTiming(741.2, 3.1)),
+        ({"time_to_first_token_ms": 5, "queue_time_ms": 0}, RequestTiming(5.0, 0.0)),
+        ({"time_to_first_token_ms": 0.0}, RequestTiming(0.0, None)),
+        ({"time_to_first_token_ms": 5, "queue_time_ms": "3"}, RequestTiming(5.0, None)),
+        ({"time_to_first_token_ms": 5, "queue_time_ms": -1}, RequestTiming(5.0, None)),
+        ({"time_to_first_token_ms": None, "queue_time_ms": 3.1}, None),
+        ({"time_to_first_token_ms": "741.2"}, None),
+        ({"time_to_first_token_ms": True}, None),
+        ({"time_to_first_token_ms": -0.1}, None),
+        ({"time_to_first_token_ms": 1e12}, None),
+        ({"time_to_first_token_ms": 10**400}, None),
+        ({"time_to_first_token_ms": [5]}, None),
+        ({"queue_time_ms": 3.1}, None),
+        ({}, None),
+        (None, None),
+        ([741.2], None),
+        ("741.2", None),
+        (741.2, None),
+    ],
+)
+def test_timing(metrics: object, timing: RequestTiming | None) -> None:
+    assert read_timing(metrics) == timing
+    usage = {"prompt_tokens": 5}
+    assert reply(Endpoint.CHAT, usage=usage, metrics=metrics) == Reply(Usage(5), None, timing)
+
+
+def test_no_metrics_are_no_timing() -> None:
+    assert reply(Endpoint.CHAT, usage={"prompt_tokens": 5}) == Reply(Usage(5), None, None)
+
+
+@pytest.mark.parametrize("metrics", [b'{"time_to_first_token_ms":1e999}', b'{"\xff":1}', b"NaN", b"[" * 5000])
+def test_metrics_that_cannot_be_read(metrics: bytes) -> None:
+    read = read_reply(Endpoint.CHAT, b'{"usage":{"prompt_tokens":5},"metrics":' + metrics + b"}")
+    assert read in (Reply(Usage(5)), None)
+
+
+@given(odd | st.fixed_dictionaries({}, optional=dict.fromkeys(["time_to_first_token_ms", "queue_time_ms"], odd)))
+def test_odd_metrics_never_raise_and_are_believable(metrics: object) -> None:
+    timing = read_timing(metrics)
+    assert timing is None or (0 <= timing.prefill_ms <= 1e9 and 0 <= (timing.queue_ms or 0) <= 1e9)
 
 
 def test_only_a_responses_object_has_an_id() -> None:

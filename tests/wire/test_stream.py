@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from engines.reports import Usage
+from engines.reports import RequestTiming, Usage
 from gateway.wire.request import Endpoint
 from gateway.wire.stream import StreamWatcher
 
@@ -20,6 +20,10 @@ USAGE = (
     b'"usage":{"prompt_tokens":9,"total_tokens":11,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":8}}'
 )
 USAGE_FRAME = b'data: {"id":"c","choices":[],%b}\n\n' % USAGE
+TIMED_FRAME = (
+    b'data: {"id":"c","choices":[],%b,"metrics":{"time_to_first_token_ms":741.2,"generation_time_ms":1200.0,'
+    b'"queue_time_ms":3.1,"mean_itl_ms":12.1,"tokens_per_second":51.3}}\n\n'
+) % USAGE
 SGLEXT = b'data: {"id":"c","choices":[],"sglext":{"cached_tokens_details":{"device":8}}}\n\n'
 
 
@@ -35,6 +39,7 @@ class Seen:
     done: bool
     aborted_empty: bool
     response_id: str | None
+    timing: RequestTiming | None = None
 
 
 def watch(endpoint: Endpoint, chunks: list[bytes], *, strip_usage: bool = False, limit: int | None = None) -> Seen:
@@ -50,6 +55,7 @@ def watch(endpoint: Endpoint, chunks: list[bytes], *, strip_usage: bool = False,
         watcher.done,
         watcher.aborted_empty,
         watcher.response_id,
+        watcher.timing,
     )
 
 
@@ -123,6 +129,7 @@ STREAMS: dict[str, tuple[Endpoint, bytes]] = {
     "aborted": (Endpoint.CHAT, delta("") + delta(None, "abort") + USAGE_FRAME + DONE),
     "odd": (Endpoint.CHAT, ODD),
     "two usage frames": (Endpoint.CHAT, delta() + USAGE_FRAME + b"\n" + USAGE_FRAME + b"\n\n" + SGLEXT + DONE),
+    "timed": (Endpoint.CHAT, delta() + TIMED_FRAME + DONE),
     "long frames": (Endpoint.CHAT, delta("x" * 90) + b":" * 65 + b"\n\n" + USAGE_FRAME + delta("y" * 70) + DONE),
 }
 
@@ -191,6 +198,26 @@ def test_real_streams(name: str, usage: Usage, frames: int) -> None:
     frames_left = [frame for frame in stream.split(b"\n\n") if b'"choices":[]' not in frame]
     assert len(frames_left) == frames + 2
     assert stripped == Seen(b"\n\n".join(frames_left), True, frames, usage, None, True, False, None)
+
+
+@pytest.mark.parametrize("strip_usage", [False, True])
+@pytest.mark.parametrize("endpoint", [Endpoint.CHAT, Endpoint.COMPLETIONS])
+def test_times_come_with_the_usage(endpoint: Endpoint, strip_usage: bool) -> None:
+    seen = watch(endpoint, [delta() + TIMED_FRAME + DONE], strip_usage=strip_usage)
+    assert (seen.usage, seen.timing) == (Usage(9, 2, 8), RequestTiming(741.2, 3.1))
+    assert (TIMED_FRAME in seen.output) is not strip_usage
+
+
+@pytest.mark.parametrize("metrics", ["null", "[]", "5", '"metrics"', "{}", '{"time_to_first_token_ms":"5"}'])
+def test_odd_times_are_none(metrics: str) -> None:
+    frame = b'data: {"id":"c","choices":[],%b,"metrics":%b}\n\n' % (USAGE, metrics.encode())
+    seen = watch(Endpoint.CHAT, [delta() + frame + DONE])
+    assert (seen.usage, seen.timing) == (Usage(9, 2, 8), None)
+
+
+def test_times_without_usage_are_not_read() -> None:
+    frame = b'data: {"id":"c","choices":[],"metrics":{"time_to_first_token_ms":5}}\n\n'
+    assert watch(Endpoint.CHAT, [delta() + frame + DONE]).timing is None
 
 
 def test_responses() -> None:
