@@ -6,14 +6,16 @@ from typing import Final
 WINDOW_S: Final = 60.0
 _LEAST_WINDOW_S: Final = 5.0
 MOST_BUSY: Final = 0.9
-WEIGHT: Final = 0.5
+WEIGHT: Final = 0.25
+LEAST_SHARE: Final = 0.25
+"""Also on an idle fleet: the price of scattering a burst of one prompt."""
 
 
 class Congestion:
     """Prefill work routed in the last minute, as a share ρ of what the replicas can do in that time.
 
-    In a queue whose load is ρ, a second of work added delays later arrivals by about ρ / (1 − ρ) seconds in all; half
-    of it counts (`WEIGHT`), as routing sends them elsewhere.
+    In a queue whose load is ρ, a second of work added delays later arrivals by about ρ / (1 − ρ) seconds in all; a
+    quarter of it counts (`WEIGHT`), as routing and holding spare them most.
     """
 
     def __init__(self) -> None:
@@ -42,4 +44,4 @@ class Congestion:
     def others_share(self, now: float, replicas: int) -> float:
         """Milliseconds that a millisecond of prefill costs others."""
         busy = self.busy(now, replicas)
-        return WEIGHT * busy / (1.0 - busy)
+        return max(WEIGHT * busy / (1.0 - busy), LEAST_SHARE)

@@ -29,6 +29,8 @@ class PooledChooser:
     Give the run `pooled=1` for one cache of the fleet's total capacity, or a large factor for an endless one.
     """
 
+    poll_s = 1.0
+
     def __init__(self, fleet: Sequence[SimulatedReplica]) -> None:
         self._fleet = fleet
         self._queues = [_Queue() for _ in fleet]

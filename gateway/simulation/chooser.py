@@ -38,6 +38,9 @@ class Chooser(Protocol):
     After each call the driver takes `placements`: decisions that were made since, also on requests asked earlier.
     """
 
+    poll_s: float
+    """It is told each replica's load this often."""
+
     def ask(self, asked: Asked, now: float) -> None:
         """Where should it go? Also asked again when an engine failed it before its first token."""
 

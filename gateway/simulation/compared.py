@@ -14,7 +14,9 @@ _NAME_BYTES = 8
 
 
 class ComparedChooser:
-    """Drives a baseline. What no replica can take now waits until one is up."""
+    """Drives a baseline, polling as often as the most eager does (llm-d). With no replica up, prompts wait."""
+
+    poll_s = 0.05
 
     def __init__(self, fleet: Sequence[SimulatedReplica], baseline: type[Baseline], seed: int) -> None:
         self._workers = [_worker(slot, replica) for slot, replica in enumerate(fleet)]

@@ -34,7 +34,9 @@ _NO_TEXT: Final = PrefixChain()
 
 
 class RoutedChooser:
-    """Drives a Router. With `events` it hears the engines' cache events; else it guesses, as without KV events."""
+    """Drives a Router, and polls as often as the product does. With `events` it hears the engines' cache events; else it guesses, as without KV events."""
+
+    poll_s = 1.0
 
     def __init__(
         self,

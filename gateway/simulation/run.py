@@ -15,8 +15,6 @@ from gateway.simulation.engine import VirtualEngine
 from gateway.simulation.fleet import SimulatedReplica
 from gateway.simulation.trace import Trace, TraceRequest, own_tokens
 
-POLL_S: Final = 1.0
-"""The product polls its replicas this often."""
 _PROGRESS_EVERY: Final = 100
 
 
@@ -156,7 +154,7 @@ class Run:
         now = self._clock.now
         for slot, engine in enumerate(self._engines):
             self._chooser.reported(slot, _report(engine), now)
-        self._clock.at(now + POLL_S, self._poll)
+        self._clock.at(now + self._chooser.poll_s, self._poll)
 
     def _die(self, slot: int) -> None:
         now = self._clock.now

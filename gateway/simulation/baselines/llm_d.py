@@ -27,8 +27,10 @@ PRECISE_WEIGHTS: Final = Weights(prefix=2, queue=1, kv=1)
 class WeightedScorers:
     """The sum of weight × score, each 0..1; the highest wins, ties in rotation as its max-score picker does.
 
-    Prefix: blocks matched over blocks of the prompt. Queue: (max - waiting) / (max - min) over the workers that
-    report, 1 where all are equal. KV: 1 - usage. A worker that has reported nothing scores 0 for queue and KV.
+    Prefix: blocks matched over blocks of the prompt. Queue: (max - waiting) / (max - min), 1 where all are equal.
+    KV: 1 - usage, 0 for a worker that has reported nothing. In its favour: as waiting counts what was sent there and
+    has no first token yet, known at once and with what is being prefilled; the engine's own waiting requests, scraped
+    every 50 ms, leave out the latter, and gave mean TTFTs up to four times as long.
     """
 
     def __init__(self, weights: Weights) -> None:
@@ -52,14 +54,11 @@ class WeightedScorers:
 
 
 def _queue_scores(up: Sequence[Worker]) -> list[float]:
-    waiting = [worker.report.waiting_requests for worker in up]
-    known = [queue for queue in waiting if queue is not None]
-    if not known:
-        return [0.0] * len(up)
-    low, high = min(known), max(known)
+    waiting = [len(worker.unstarted) for worker in up]
+    low, high = min(waiting), max(waiting)
     if low == high:
-        return [0.0 if queue is None else 1.0 for queue in waiting]
-    return [0.0 if queue is None else (high - queue) / (high - low) for queue in waiting]
+        return [1.0] * len(up)
+    return [(high - queue) / (high - low) for queue in waiting]
 
 
 def _kv_score(worker: Worker) -> float:
