@@ -243,16 +243,22 @@ def overlap_of(depths: Depths, block_tokens: float, engine_block: int | None, li
 
     Engines compute at least one token of each prompt (vLLM v1/core/kv_cache_manager.py get_computed_blocks).
     """
-    if not depths.likely:
+    sure, computed, any_way = depths
+    if not any_way:
         return NOTHING
-    confirmed, settled, likely = (
-        _floored(min(int(depth * block_tokens), limit_tokens - 1), engine_block) for depth in depths
-    )
+    block, most = engine_block or 1, max(limit_tokens - 1, 0)
+    most -= most % block
+    likely = int(any_way * block_tokens)
+    likely = min(likely - likely % block, most)
+    settled = likely
+    if computed != any_way:
+        settled = int(computed * block_tokens)
+        settled = min(settled - settled % block, most)
+    confirmed = settled
+    if sure != computed:
+        confirmed = int(sure * block_tokens)
+        confirmed = min(confirmed - confirmed % block, most)
     return Overlap(confirmed, settled - confirmed, likely - settled)
-
-
-def _floored(tokens: int, block: int | None) -> int:
-    return max(tokens - tokens % block if block else tokens, 0)
 
 
 def _link_before(block: bytes, chains: Iterable[PrefixChain]) -> int | None:

@@ -67,6 +67,8 @@ class DeliveryCurve:
     def __init__(self) -> None:
         self._bins: dict[int, _Bin] = {}
         self._points: list[tuple[float, float]] = []
+        self.exact = True
+        """Whether all that is believed is expected."""
 
     @property
     def points(self) -> tuple[tuple[float, float], ...]:
@@ -91,6 +93,7 @@ class DeliveryCurve:
         one = self._bins.setdefault(believed.bit_length(), _Bin())
         one.observe(believed, delivered, abs(believed - delivered) <= tolerance)
         self._points = _isotonic(sorted(each.point for each in self._bins.values()))
+        self.exact = all(x == y for x, y in self._points)
 
 
 def _isotonic(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -130,14 +133,15 @@ class Calibration:
 
     def expect(self, overlap: Overlap) -> int:
         """Tokens that the replica will report as cached for a prompt with this overlap."""
-        if not overlap.total:
+        confirmed, inferred, promised = overlap
+        total = confirmed + inferred + promised
+        if not total:
             return 0
-        tokens = (
-            self.confirmed.expect(overlap.confirmed)
-            + self.inferred.expect(overlap.inferred)
-            + self.promised.expect(overlap.promised)
-        )
-        return self.reachable(round(min(tokens, overlap.total)))
+        curves = self.confirmed, self.inferred, self.promised
+        if curves[0].exact and curves[1].exact and curves[2].exact:
+            return self.reachable(total)
+        tokens = curves[0].expect(confirmed) + curves[1].expect(inferred) + curves[2].expect(promised)
+        return self.reachable(round(min(tokens, total)))
 
     def observe(self, overlap: Overlap, delivered: int, block_tokens: int) -> None:
         """Learn from one finished request; `block_tokens` is the size of the blocks that were counted."""

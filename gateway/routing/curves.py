@@ -26,7 +26,8 @@ _UNIT_TOKENS: Final = 8192.0
 _LEAST_MS: Final = 0.1
 _LEAST_BASE_MS: Final = 1e-3
 _LEAST_MS_PER_TOKEN: Final = 1e-6
-_ENOUGH: Final = 16
+ENOUGH: Final = 16
+"""Observations after which a curve is believed."""
 _TEXT_RATIO: Final = (0.5, 32.0)
 
 
@@ -134,7 +135,7 @@ def best_known(curves: Sequence[PrefillCurve]) -> PrefillCurve:
     A replica that was never measured borrows its pool's curve, a new pool the fleet's. Without that, the
     first replica to be measured as faster than the prior would keep all the traffic.
     """
-    return next((curve for curve in curves if curve.observations >= _ENOUGH), curves[-1])
+    return next((curve for curve in curves if curve.observations >= ENOUGH), curves[-1])
 
 
 def is_plain_text(prompt_bytes: int, prompt_tokens: int) -> bool:

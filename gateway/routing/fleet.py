@@ -10,7 +10,7 @@ from engines.reports import EngineDescription, LoadReport, ModelCard, PrefillSet
 from gateway.routing.beliefs import CacheView
 from gateway.routing.calibration import Overlap
 from gateway.routing.chain import ChainForm, PrefixChain, token_form
-from gateway.routing.curves import PrefillCurve, TokenRatio, TokenRatios, best_known
+from gateway.routing.curves import ENOUGH, PrefillCurve, TokenRatio, TokenRatios, best_known
 from gateway.routing.decision import RouteRequest
 from gateway.routing.token_trust import TokenTrust
 
@@ -109,6 +109,10 @@ class Replica:
     """What it says that it serves, by name."""
     description: EngineDescription = EngineDescription()
     report: LoadReport = LoadReport()
+    block_tokens: int | None = None
+    """The engine's block size by its own word."""
+    form: ChainForm | None = None
+    """The form of token chain that the replica is followed by; None where only text will do."""
     reports_cached_tokens: bool = False
     bookings: dict[int, Booking] = field(default_factory=dict)
     _prefilling: OrderedDict[int, Booking] = field(default_factory=OrderedDict)
@@ -125,21 +129,17 @@ class Replica:
         return self.cache.slot
 
     @property
-    def block_tokens(self) -> int | None:
-        """The engine's block size by its own word."""
-        return self.report.block_tokens or self.description.block_tokens
-
-    @property
-    def form(self) -> ChainForm | None:
-        """The form of token chain that the replica is followed by; None where only text will do."""
-        block_tokens = self.cache.ledger.block_tokens or self.block_tokens
-        encoding = self.pool.spec.encoding
-        return token_form(encoding, block_tokens) if encoding and block_tokens else None
-
-    @property
     def curve(self) -> PrefillCurve:
         """The most particular curve that has seen enough."""
-        return best_known(self.curves)
+        own = self.curves[0]
+        return own if own.observations >= ENOUGH else best_known(self.curves)
+
+    def heard(self) -> None:
+        """The replica said something of itself: its blocks may be others than was thought."""
+        self.block_tokens = self.report.block_tokens or self.description.block_tokens
+        block_tokens = self.cache.ledger.block_tokens or self.block_tokens
+        encoding = self.pool.spec.encoding
+        self.form = token_form(encoding, block_tokens) if encoding and block_tokens else None
 
     def book(self, booking: Booking) -> None:
         """Count the attempt's work from now on."""

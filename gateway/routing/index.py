@@ -87,7 +87,8 @@ class PrefixIndex:
 
     def fill(self, slot: int) -> float:
         """Share of the slot's capacity in use, 0..1."""
-        return min(self.blocks(slot) / self._capacity[slot], 1.0)
+        filled = (len(self._guessed[slot]) + self._stated[slot]) / self._capacity[slot]
+        return min(filled, 1.0)
 
     def fenced(self, slot: int) -> bool:
         """Whether the slot is fenced."""
@@ -115,6 +116,8 @@ class PrefixIndex:
                 if still != alive:
                     _record(depths, alive ^ still, depth)
                     alive = still
+                    if not alive:
+                        break
             if not alive:
                 break
         _record(depths, alive, len(links))
@@ -243,7 +246,14 @@ class PrefixIndex:
 
 
 def _record(depths: list[int], bits: int, depth: int) -> None:
-    while bits:
-        lowest = bits & -bits
-        depths[lowest.bit_length() - 1] = depth
-        bits ^= lowest
+    """Note the depth at which these bits fell: usually all of a slot's at once, and never worth a word at 0."""
+    while bits and depth:
+        shift = ((bits & -bits).bit_length() - 1) // _BITS * _BITS
+        fallen = bits >> shift & _ALL
+        bits ^= fallen << shift
+        if fallen == _ALL:
+            depths[shift : shift + _BITS] = (depth, depth, depth)
+        else:
+            for degree in range(_BITS):
+                if fallen >> degree & 1:
+                    depths[shift + degree] = depth

@@ -160,6 +160,7 @@ class Learner:
                 replica.models = {card.id: card for card in fact.models}
                 self._fleet.list_models()
                 replica.description = fact.description
+                replica.heard()
                 replica.reports_cached_tokens |= bool(fact.description.reports_cached_tokens)
                 self._resize(replica, fact.description.kv_capacity_tokens)
             case ReplicaDown():
@@ -170,6 +171,7 @@ class Learner:
                 replica.reports_cached_tokens = False  # the new process may be set up otherwise
             case LoadReported():
                 replica.report = fact.report
+                replica.heard()
                 self._resize(replica, fact.report.kv_capacity_tokens)
                 self._reuse.refresh(fact.at)
             case _:
@@ -180,6 +182,7 @@ class Learner:
         match fact:
             case CacheEvents():
                 beliefs.events(view, fact.rank, fact.events)
+                replica.heard()
             case CacheFenced():
                 beliefs.fenced(view, fact.rank, fact.reason)
             case CacheSynced():

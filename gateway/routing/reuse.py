@@ -1,6 +1,6 @@
 """Reuse: how likely a block that has been idle for so long is asked for again, from a sample of all blocks; pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from math import exp, log2
 from typing import Final
 
@@ -85,27 +85,33 @@ class Reuse:
             self._again = [kept * count for count in self._again]
             self._gone = [kept * count for count in self._gone]
         self._drop_old(now)
-        idle = [0.0] * _BINS
-        for at in self._last.values():
-            idle[_bin(now - at)] += 1.0
-        for slot, cache in enumerate(self._caches):
-            full = len(cache) >= self._sizes[slot]
-            self._prices[slot] = self._probability(now - next(iter(cache.values())), idle) if full else 0.0
+        oldest = [next(iter(cache.values())) if full else None for cache, full in self._full()]
+        for slot, at in enumerate(oldest):
+            self._prices[slot] = 0.0 if at is None else self._probability(at, now)
+
+    def _full(self) -> Iterator[tuple[dict[int, float], bool]]:
+        return ((cache, len(cache) >= size) for cache, size in zip(self._caches, self._sizes, strict=True))
 
     def _drop_old(self, now: float) -> None:
         surplus = len(self._last) - _KEPT
-        for link, at in list(self._last.items()):
-            if surplus <= 0 and now - at < _HORIZON_S:
+        old: list[int] = []
+        for link, at in self._last.items():
+            if len(old) >= surplus and now - at < _HORIZON_S:
                 break
-            surplus -= 1
-            del self._last[link]
-            self._gone[_bin(now - at)] += 1.0
+            old.append(link)
+        for link in old:
+            self._gone[_bin(now - self._last.pop(link))] += 1.0
 
-    def _probability(self, age_s: float, idle: Sequence[float]) -> float:
-        """Of all blocks that were idle for longer than `age_s`, the share that was used again."""
-        first = _bin(age_s)
+    def _probability(self, unused_since: float, now: float) -> float:
+        """Of all blocks that were ever idle for as long, the share that was used again."""
+        first = _bin(now - unused_since)
+        idle = 0
+        for at in self._last.values():  # the oldest come first
+            if at > unused_since:
+                break
+            idle += 1
         again = sum(self._again[first:])
-        all_of_them = again + sum(self._gone[first:]) + sum(idle[first:])
+        all_of_them = again + sum(self._gone[first:]) + idle
         return again / all_of_them if all_of_them >= _ENOUGH else _PRIOR
 
 

@@ -221,7 +221,8 @@ def report(play: Play, slot: int, waiting: int, kv_usage: float) -> None:
 def test_llm_d_approximate_sums_3_2_2(kv_usage: float, chosen: int) -> None:
     play = Play("llm-d-approximate", 2)
     play.served(prompt([1]), 0)
-    report(play, 0, waiting=4, kv_usage=0.5)  # 3 × 1/2 + 2 × 0 + 2 × 0.5 = 2.5
+    play.send(prompt([50]), 0)  # unstarted: the longer queue
+    report(play, 0, waiting=0, kv_usage=0.5)  # 3 × 1/2 + 2 × 0 + 2 × 0.5 = 2.5
     report(play, 1, waiting=0, kv_usage=kv_usage)  # 0 + 2 × 1 + 2 × (1 - usage) = 2.2 or 2.6
     assert play.choose(prompt([1, 2])) == chosen
 
@@ -230,17 +231,18 @@ def test_llm_d_approximate_sums_3_2_2(kv_usage: float, chosen: int) -> None:
 def test_llm_d_precise_sums_2_1_1(kv_usage: float, chosen: int) -> None:
     play = Play("llm-d-precise", 2)
     play.holds(0, 1)
-    report(play, 0, waiting=4, kv_usage=0.5)  # 2 × 1/2 + 0 + 0.5 = 1.5
+    play.send(prompt([50]), 0)
+    report(play, 0, waiting=0, kv_usage=0.5)  # 2 × 1/2 + 0 + 0.5 = 1.5
     report(play, 1, waiting=0, kv_usage=kv_usage)  # 0 + 1 + (1 - usage) = 1.4 or 1.7
     assert play.choose(prompt([1, 2])) == chosen
 
 
-def test_llm_d_scores_equal_queues_as_one_and_silence_as_nothing() -> None:
+def test_llm_d_scores_equal_queues_as_one_and_silence_as_no_room() -> None:
     play = Play("llm-d-approximate")
-    report(play, 1, waiting=7, kv_usage=1.0)
+    report(play, 1, waiting=7, kv_usage=0.9)  # its own word on its queue is not looked at
     assert play.choices(prompt([1])) == {1}
     play.served(prompt([1]), 2)
-    assert play.choices(prompt([1])) == {2}  # 3 against 2
+    assert play.choices(prompt([1])) == {2}  # 3 against 0.2
 
 
 def test_llm_d_rotates_among_ties() -> None:
