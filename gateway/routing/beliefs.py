@@ -22,8 +22,9 @@ _STRUCK: Final = 4096
 NOTHING: Final = Overlap()
 _FEED: Final = "feed"
 _RESET: Final = "reset"
-_SHRINK: Final = 0.97
-_GROW: Final = 1.03
+_SHRINK: Final = 0.995
+_GROW: Final = 1.02
+"""Faster than it shrinks: what was forgotten is rarely seen, as requests are not sent to where it was forgotten."""
 _SHARES: Final = (0.2, 4.0)
 _FULL: Final = 0.8
 
@@ -119,6 +120,11 @@ class Beliefs:
 
     def claim(self, view: CacheView, promise: Promise, settled: int = 0) -> None:
         """The replica is sent this prompt, and will hold it; `settled` of its blocks are known to be there."""
+        if not view.covers(promise.chain):
+            self.index.pin(view.slot, promise.chain, promise.ticket)
+        self._promise(view, promise, settled)
+
+    def _promise(self, view: CacheView, promise: Promise, settled: int = 0) -> None:
         self.index.claim(view.slot, view.believable(promise.chain), promise.ticket, settled)
 
     def first_token(self, view: CacheView, promise: Promise) -> None:
@@ -128,19 +134,21 @@ class Beliefs:
 
     def lost(self, view: CacheView, promise: Promise, others: Iterable[Promise]) -> None:
         """The attempt died: what rested on its promise alone goes, unless others in flight promise it too."""
+        self.index.unpin(view.slot, promise.ticket)
         if promise.first_token_at is not None and not view.covers(promise.chain):
             return
         self.index.withdraw(view.slot, promise.chain, promise.ticket)
         family = promise.chain.family
         for other in others:
             if other is not promise and other.chain.family == family and other.first_token_at is None:
-                self.claim(view, other)
+                self._promise(view, other)
 
     def computed(self, view: CacheView, promise: Promise) -> None:
         """The attempt completed: the replica has the prompt, whether or not a first token was seen."""
+        self.index.unpin(view.slot, promise.ticket)
         if view.covers(promise.chain):
             self.index.withdraw(view.slot, promise.chain, promise.ticket)  # events said what is there
-        elif promise.first_token_at is None:
+        else:  # engines order what they evict by when it was last let go
             self.index.settle(view.slot, view.believable(promise.chain))
 
     def delivered(
@@ -160,8 +168,8 @@ class Beliefs:
         view.absolve(chain.hashes[:blocks])
         self.index.confirm(slot, chain, blocks)
         if expected - tokens > missing_beyond and blocks < len(chain.hashes):
-            self._adapt(view, chain, shrink=True)
-            view.strike(chain.hashes[blocks])
+            if not self._adapt(view, chain, shrink=True):  # else it was evicted: no fault of the block's
+                view.strike(chain.hashes[blocks])
             believable = len(view.believable(chain).hashes)
             # Where events tell, what was computed just now has been announced; elsewhere it is a guess once more.
             self.index.forget(slot, chain.hashes[blocks if view.covers(chain) else max(blocks, believable) :])
@@ -174,12 +182,17 @@ class Beliefs:
             for rank in view.synced:
                 self._unfence(view, rank, _RESET)
 
-    def _adapt(self, view: CacheView, chain: PrefixChain, *, shrink: bool) -> None:
-        """A full cache that misses holds less than thought; one that hits what was forgotten holds more."""
-        if not view.covers(chain) and self.index.fill(view.slot) >= _FULL:
-            least, most = _SHARES
-            share = view.capacity_share * (_SHRINK if shrink else _GROW)
-            view.capacity_share = min(max(share, least), most)
+    def _adapt(self, view: CacheView, chain: PrefixChain, *, shrink: bool) -> bool:
+        """A full cache that misses holds less than thought; one that hits what was forgotten holds more.
+
+        False where the cache is not a guess, or not full.
+        """
+        if view.covers(chain) or self.index.fill(view.slot) < _FULL:
+            return False
+        least, most = _SHARES
+        share = view.capacity_share * (_SHRINK if shrink else _GROW)
+        view.capacity_share = min(max(share, least), most)
+        return True
 
     # ── what replicas say of themselves ──────────────────────────────────────────────────────────
 

@@ -1,5 +1,6 @@
 """The prefix index: which replica holds which block, and how sure we are of it; bounded per replica; pure."""
 
+from collections import Counter
 from collections.abc import Iterable
 from itertools import islice, repeat
 from typing import Final, NamedTuple
@@ -55,6 +56,8 @@ class PrefixIndex:
         self._guessed: list[dict[int, int]] = []  # link -> owner, least recently used first
         self._stated: list[int] = []
         self._capacity: list[int] = []
+        self._pins: list[dict[int, tuple[int, ...]]] = []  # by ticket
+        self._pinned: list[Counter[int]] = []
         self._trusted = 0
 
     def add_replica(self, capacity_blocks: int) -> int:
@@ -63,6 +66,8 @@ class PrefixIndex:
         self._guessed.append({})
         self._stated.append(0)
         self._capacity.append(capacity_blocks)
+        self._pins.append({})
+        self._pinned.append(Counter())
         self._trusted |= _ALL << _BITS * slot
         return slot
 
@@ -147,6 +152,21 @@ class PrefixIndex:
                 guessed[link] = ticket
         self._evict(slot)
 
+    def pin(self, slot: int, chain: PrefixChain, ticket: int) -> None:
+        """The attempt `ticket` uses these blocks until `unpin`: engines evict no block that a request uses."""
+        self._pins[slot][ticket] = chain.hashes
+        self._pinned[slot].update(chain.hashes)
+
+    def unpin(self, slot: int, ticket: int) -> None:
+        """The attempt is over."""
+        pinned = self._pinned[slot]
+        for link in self._pins[slot].pop(ticket, ()):
+            left = pinned[link] - 1
+            if left:
+                pinned[link] = left
+            else:
+                del pinned[link]
+
     def settle(self, slot: int, chain: PrefixChain) -> None:
         """A first token came: the slot has computed the whole chain."""
         self._use(slot, chain.hashes, SETTLED, _LIKELY | _COMPUTED)
@@ -229,10 +249,16 @@ class PrefixIndex:
         if len(self._masks) > _MOST_MASKS:
             self._masks.clear()  # those in use are kept by `_holders`
         surplus = len(guessed) - capacity
-        if surplus > 0:
-            for link in list(islice(guessed, surplus + capacity // _EVICT_SHARE)):
-                del guessed[link]
-                self._unmark(slot, link)
+        if surplus <= 0:
+            return
+        pinned = self._pinned[slot]
+        wanted = surplus + capacity // _EVICT_SHARE
+        evicted = list(islice((link for link in guessed if link not in pinned), wanted))
+        if len(evicted) < surplus:  # more in use than there is room for, by our count: the oldest go
+            evicted = list(islice(guessed, surplus))
+        for link in evicted:
+            del guessed[link]
+            self._unmark(slot, link)
 
     def _mark(self, link: int, mask: int) -> None:
         self._holders[link] = self._masks.setdefault(mask, mask)
