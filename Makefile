@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-vllm bench-index clean
+.PHONY: help demo matrix test lint test-vllm bench-index clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -25,6 +25,9 @@ $(VENV)/dev.stamp: pyproject.toml | $(VENV)/bin/python
 
 demo: $(VENV)/runtime.stamp  ## simulated fleet, four policies, one table; then gateway and dashboard stay up (ONESHOT=1: exit)
 	@$(BIN)/prefixgate demo $(if $(ONESHOT),--oneshot) $(if $(JSON),--json-file '$(JSON)')
+
+matrix: $(VENV)/runtime.stamp  ## every routing policy on every simulated workload (TRACE=FILE: that trace first; ARGS='--json …')
+	@$(BIN)/prefixgate simulate --matrix $(if $(TRACE),--trace '$(TRACE)') $(ARGS)
 
 lint: $(VENV)/dev.stamp  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -16,6 +17,8 @@ SPEED: Final = 10.0
 """Simulated milliseconds that pass in one millisecond of the wall's."""
 KV_TOKENS: Final = 200_000
 """Cache of each simulated replica: the fleet holds the workload's live sessions once, not four times."""
+CHUNK_TOKENS: Final = 8192
+POLL_S: Final = 0.5
 _START_S: Final = 30.0
 
 
@@ -50,21 +53,23 @@ class StartError(Exception):
 
 
 @contextlib.asynccontextmanager
-async def simulated_engines() -> AsyncIterator[list[SimulatedEngine]]:
+async def simulated_engines(speed: float = SPEED) -> AsyncIterator[list[SimulatedEngine]]:
     """Two replicas of each pool, on free ports, for as long as the block runs."""
     async with contextlib.AsyncExitStack() as stack:
         kinds = [pool for pool in POOLS for _ in range(REPLICAS_PER_POOL)]
-        started = (stack.enter_async_context(_process(_engine_arguments(kind))) for kind in kinds)
+        started = (stack.enter_async_context(_process(_engine_arguments(kind, speed))) for kind in kinds)
         urls = await asyncio.gather(*started)
         yield [SimulatedEngine(kind.name, kind.dialect, url[0]) for kind, url in zip(kinds, urls, strict=True)]
 
 
 @contextlib.asynccontextmanager
-async def gateway(engines: list[SimulatedEngine], policy: str, port: int) -> AsyncIterator[tuple[str, str]]:
-    """A gateway over the engines (port 0: any free one); its URL and its dashboard's."""
+async def gateway(
+    engines: list[SimulatedEngine], policy: str, port: int, journal: Path | None = None
+) -> AsyncIterator[tuple[str, str]]:
+    """A gateway over the engines (port 0: any free one); its URL and its dashboard's. `journal`: where it keeps one."""
     with tempfile.TemporaryDirectory(prefix="prefixgate-demo-") as folder:
         config = Path(folder) / "gateway.toml"
-        config.write_text(_config(engines, policy, port))
+        config.write_text(_config(engines, policy, port, journal))
         async with _process(["serve", "--config", str(config)]) as (url, admin_url):
             yield url.removesuffix("/v1"), admin_url.rstrip("/")
 
@@ -78,19 +83,23 @@ async def flush(engines: list[SimulatedEngine]) -> None:
             answer.raise_for_status()
 
 
-def _engine_arguments(kind: PoolKind) -> list[str]:
+def _engine_arguments(kind: PoolKind, speed: float) -> list[str]:
     return [
         *("engine", "simulate", "--dialect", kind.dialect, "--profile", kind.profile, "--port", "0"),
-        *("--model", MODEL, "--speed", str(SPEED), "--kv-tokens", str(KV_TOKENS)),
+        *("--model", MODEL, "--speed", str(speed), "--kv-tokens", str(KV_TOKENS)),
     ]
 
 
-def _config(engines: list[SimulatedEngine], policy: str, port: int) -> str:
-    lines = ["[server]", f"port = {port}", "[routing]", f'policy = "{policy}"', "[polling]", "interval_s = 0.5"]
+def _config(engines: list[SimulatedEngine], policy: str, port: int, journal: Path | None) -> str:
+    lines = ["[server]", f"port = {port}", "[routing]", f'policy = "{policy}"', "[polling]"]
+    lines.append(f"interval_s = {POLL_S}")
+    if journal is not None:
+        lines += ["[journal]", f"path = {json.dumps(str(journal))}"]
     for pool in POOLS:
         urls = ", ".join(f'"{engine.url}"' for engine in engines if engine.pool == pool.name)
         lines += ["[[pools]]", f'name = "{pool.name}"', f'engine = "{pool.dialect}"', f'model = "{MODEL}"']
-        lines += ["gpus_per_replica = 2", f"replicas = [{urls}]", "[pools.prefill]", "chunk_tokens = 8192"]
+        lines += ["gpus_per_replica = 2", f"replicas = [{urls}]"]
+        lines += ["[pools.prefill]", f"chunk_tokens = {CHUNK_TOKENS}"]
     return "\n".join(lines) + "\n"
 
 

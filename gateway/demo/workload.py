@@ -1,10 +1,11 @@
 """The demo's workload: multi-turn sessions over shared system prompts; pure, from a seed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
 BYTES_PER_TOKEN: Final = 4
+OPEN_ANSWER_S: Final = 0.5
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -63,6 +64,34 @@ def sessions(shape: Shape, seed: int) -> list[Session]:
             )
         )
     return made
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request of the open loop: sent at `at_s` whatever became of those before it, so its answers are ours."""
+
+    at_s: float
+    session: str
+    messages: tuple[dict[str, str], ...]
+    answer_tokens: int
+
+
+def arrivals(shape: Shape, seed: int) -> list[Arrival]:
+    """The sessions' requests at fixed times, in order, from 0; an answer is taken to last `OPEN_ANSWER_S`."""
+    rng = Random(f"answers {seed}")
+    made = []
+    for session in sessions(shape, seed):
+        at_s = session.start_s
+        messages = [{"role": "system", "content": session.system}]
+        for turn, question in enumerate(session.questions):
+            at_s += session.think_s[turn]
+            asked = f"{session.document}\n\n{question}" if turn == 0 else question
+            messages.append({"role": "user", "content": asked})
+            made.append(Arrival(at_s, session.name, tuple(messages), shape.answer_tokens))
+            messages.append({"role": "assistant", "content": _text(rng, shape.answer_tokens)})
+            at_s += OPEN_ANSWER_S
+    made.sort(key=lambda arrival: arrival.at_s)
+    return [replace(arrival, at_s=arrival.at_s - made[0].at_s) for arrival in made]
 
 
 def _text(rng: Random, tokens: int) -> str:

@@ -22,8 +22,8 @@ _STRUCK: Final = 4096
 NOTHING: Final = Overlap()
 _FEED: Final = "feed"
 _RESET: Final = "reset"
-_SHRINK: Final = 0.995
-_GROW: Final = 1.02
+_SHRINK: Final = 0.99
+_GROW: Final = 1.03
 """Faster than it shrinks: what was forgotten is rarely seen, as requests are not sent to where it was forgotten."""
 _SHARES: Final = (0.2, 4.0)
 _FULL: Final = 0.8

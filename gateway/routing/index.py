@@ -58,6 +58,7 @@ class PrefixIndex:
         self._capacity: list[int] = []
         self._pins: list[dict[int, tuple[int, ...]]] = []  # by ticket
         self._pinned: list[Counter[int]] = []
+        self._uncounted: list[list[int]] = []
         self._trusted = 0
 
     def add_replica(self, capacity_blocks: int) -> int:
@@ -68,6 +69,7 @@ class PrefixIndex:
         self._capacity.append(capacity_blocks)
         self._pins.append({})
         self._pinned.append(Counter())
+        self._uncounted.append([])
         self._trusted |= _ALL << _BITS * slot
         return slot
 
@@ -131,7 +133,10 @@ class PrefixIndex:
     # ── guesses ──────────────────────────────────────────────────────────────────────────────────
 
     def claim(self, slot: int, chain: PrefixChain, ticket: int, settled: int = 0) -> None:
-        """The attempt `ticket` will make the slot hold the whole chain, of which it has `settled` blocks already."""
+        """The attempt `ticket` will make the slot hold the whole chain, of which it has `settled` blocks already.
+
+        What that pushes out of a full cache is forgotten when it is computed, not yet.
+        """
         guessed, shift = self._guessed[slot], _BITS * slot
         holders = self._holders
         links = chain.hashes[settled:]
@@ -139,7 +144,6 @@ class PrefixIndex:
             mask = _LIKELY << shift
             guessed.update(dict.fromkeys(reversed(links), ticket))
             holders.update(dict.fromkeys(links, self._masks.setdefault(mask, mask)))
-            self._evict(slot)
             return
         for link in reversed(links):  # the head is the last to be forgotten
             owner = guessed.get(link)
@@ -150,22 +154,29 @@ class PrefixIndex:
                     self._mark(link, mask | _LIKELY << shift)
             elif owner > 0:
                 guessed[link] = ticket
-        self._evict(slot)
 
     def pin(self, slot: int, chain: PrefixChain, ticket: int) -> None:
         """The attempt `ticket` uses these blocks until `unpin`: engines evict no block that a request uses."""
         self._pins[slot][ticket] = chain.hashes
-        self._pinned[slot].update(chain.hashes)
+        self._uncounted[slot].append(ticket)
 
     def unpin(self, slot: int, ticket: int) -> None:
         """The attempt is over."""
-        pinned = self._pinned[slot]
+        pinned = self._count_pins(slot)
         for link in self._pins[slot].pop(ticket, ()):
             left = pinned[link] - 1
             if left:
                 pinned[link] = left
             else:
                 del pinned[link]
+
+    def _count_pins(self, slot: int) -> Counter[int]:
+        """How many attempts use each block; counted when it matters, which is not when a request is routed."""
+        pinned, pins = self._pinned[slot], self._pins[slot]
+        for ticket in self._uncounted[slot]:
+            pinned.update(pins[ticket])
+        self._uncounted[slot].clear()
+        return pinned
 
     def settle(self, slot: int, chain: PrefixChain) -> None:
         """A first token came: the slot has computed the whole chain."""
@@ -251,7 +262,7 @@ class PrefixIndex:
         surplus = len(guessed) - capacity
         if surplus <= 0:
             return
-        pinned = self._pinned[slot]
+        pinned = self._count_pins(slot)
         wanted = surplus + capacity // _EVICT_SHARE
         evicted = list(islice((link for link in guessed if link not in pinned), wanted))
         if len(evicted) < surplus:  # more in use than there is room for, by our count: the oldest go

@@ -109,6 +109,7 @@ class Learner:
         self._beliefs.first_token(replica.cache, booking)
         booking.first_token_at = at
         replica.first_token(booking, at)
+        self._reuse.used(replica.slot, booking.chain, at)
         record = self._scoreboard.requests.get(booking.request_id)
         if record is not None:
             record.ttft_s = at - booking.accepted_at
@@ -120,6 +121,7 @@ class Learner:
             self._beliefs.computed(replica.cache, booking)
             if booking.first_token_at is None:
                 replica.prefilled(booking.ticket, fact.at)
+                self._reuse.used(replica.slot, booking.chain, fact.at)
         self._release(replica, booking, fact.at)
         if fact.usage is not None:
             self._learn_tokens(replica, booking, fact.usage, fact.at)

@@ -17,8 +17,9 @@ NEAR_TIE_SHARE: Final = 0.02
 class Circumstances:
     """What a policy may look at beside the table.
 
-    `turn` counts the decisions for the model; `draw` is uniform in [0, 1); `unit` is the session or prefix
-    family, b"" if the request has neither.
+    `turn` counts the decisions for the model, and says who wins a tie: the same past gives the same choices, live
+    and simulated. `draw` is uniform in [0, 1), for `random` alone; `unit` is the session or prefix family, b"" if
+    the request has neither.
     """
 
     turn: int
@@ -37,17 +38,17 @@ def ttft(table: Sequence[Candidate], circumstances: Circumstances) -> Candidate:
     near = [candidate for candidate, cost in zip(table, costs, strict=True) if cost <= limit]
     if len(near) == 1:
         return near[0]
-    return _drawn(near, [(-c.cached_tokens, c.fill) for c in near], circumstances.draw)
+    return _first(near, [(-c.cached_tokens, c.fill) for c in near], circumstances.turn)
 
 
 def prefix(table: Sequence[Candidate], circumstances: Circumstances) -> Candidate:
     """The longest cached prefix; among equals the shortest predicted wait."""
-    return _drawn(table, [(-c.cached_tokens, c.wait_ms, c.inflight) for c in table], circumstances.draw)
+    return _first(table, [(-c.cached_tokens, c.wait_ms, c.inflight) for c in table], circumstances.turn)
 
 
 def least_load(table: Sequence[Candidate], circumstances: Circumstances) -> Candidate:
     """The fewest requests in flight, whatever is cached."""
-    return _drawn(table, [(c.inflight,) for c in table], circumstances.draw)
+    return _first(table, [(c.inflight,) for c in table], circumstances.turn)
 
 
 def round_robin(table: Sequence[Candidate], circumstances: Circumstances) -> Candidate:
@@ -67,10 +68,11 @@ def session(table: Sequence[Candidate], circumstances: Circumstances) -> Candida
     return max(table, key=lambda c: xxh3_64_intdigest(circumstances.unit + b"\xff" + c.replica.encode()))
 
 
-def _drawn(table: Sequence[Candidate], keys: Sequence[tuple[float, ...]], draw: float) -> Candidate:
+def _first(table: Sequence[Candidate], keys: Sequence[tuple[float, ...]], turn: int) -> Candidate:
+    """The row with the least key; ties take turns."""
     least = min(keys)
     ties = [candidate for candidate, key in zip(table, keys, strict=True) if key == least]
-    return ties[int(draw * len(ties))]
+    return ties[turn % len(ties)]
 
 
 POLICIES: Final[Mapping[str, Policy]] = {

@@ -194,7 +194,6 @@ class Router:
         self._beliefs.claim(replica.cache, booking, settled)
         self._learner.booked(replica, booking)
         self._congestion.routed(now, chosen.prefill_ms)
-        self._reuse.used(chosen.slot, chain, now)
         self._scoreboard.decided(decision, request.accepted_at)
 
     # ── observe ──────────────────────────────────────────────────────────────────────────────────

@@ -37,10 +37,14 @@ class PooledChooser:
         self._up = set(range(len(fleet)))
         self._held: set[bytes] = set()
         self._sent: dict[int, int] = {}
+        self._waiting: list[Asked] = []
         self._placements: list[Placement] = []
 
     def ask(self, asked: Asked, now: float) -> None:
-        """The least predicted time to first token; what is cached is known exactly."""
+        """The least predicted time to first token; what is cached is known exactly. With no replica up, it waits."""
+        if not self._up:
+            self._waiting.append(asked)
+            return
         block = self._fleet[0].limits.block_tokens
         cached = 0
         for one in asked.blocks[: (asked.tokens - 1) // block]:
@@ -100,3 +104,6 @@ class PooledChooser:
     def up(self, slot: int, now: float) -> None:
         """One engine more."""
         self._up.add(slot)
+        waiting, self._waiting = self._waiting, []
+        for asked in waiting:
+            self.ask(asked, now)

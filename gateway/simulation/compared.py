@@ -1,6 +1,6 @@
 """Baselines and bounds as choosers: keeps what every router counts, so that a baseline is its choice alone; pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from random import Random
 
@@ -14,14 +14,25 @@ _NAME_BYTES = 8
 
 
 class ComparedChooser:
-    """Drives a baseline, polling as often as the most eager does (llm-d). With no replica up, prompts wait."""
+    """Drives a baseline, polling as often as the most eager does (llm-d). With no replica up, prompts wait.
+
+    `seen` is what a choice may be made from, of a prompt that is counted and learned as it is.
+    """
 
     poll_s = 0.05
 
-    def __init__(self, fleet: Sequence[SimulatedReplica], baseline: type[Baseline], seed: int) -> None:
+    def __init__(
+        self,
+        fleet: Sequence[SimulatedReplica],
+        baseline: type[Baseline],
+        seed: int,
+        *,
+        seen: Callable[[Prompt], Prompt] = lambda prompt: prompt,
+    ) -> None:
         self._workers = [_worker(slot, replica) for slot, replica in enumerate(fleet)]
         self._up = list(self._workers)
         self._baseline = baseline(tuple(self._workers), Random(seed))
+        self._seen = seen
         self._sent: dict[int, tuple[Prompt, Worker, float]] = {}
         self._waiting: list[Prompt] = []
         self._placements: list[Placement] = []
@@ -36,7 +47,7 @@ class ComparedChooser:
         if not self._up:
             self._waiting.append(prompt)
             return
-        worker = self._baseline.choose(prompt, self._up, now)
+        worker = self._baseline.choose(self._seen(prompt), self._up, now)
         worker.inflight[prompt.number] = worker.unstarted[prompt.number] = prompt
         self._sent[prompt.number] = prompt, worker, now
         self._baseline.sent(prompt, worker, now)

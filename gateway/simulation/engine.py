@@ -40,9 +40,12 @@ class VirtualEngine:
         return sequence
 
     def kill(self) -> None:
-        """The process is gone, and all that it held."""
+        """The process is gone; what it held goes back to its pool, which other engines may share."""
         self._plan += 1
         self._step = None
+        for sequence in (*self.model.running, *self.model.waiting):
+            self.model.abort(sequence)
+        self._publish()
 
     def _begin(self) -> None:
         step = self._step = self.model.begin_step(self._clock.now, _MOST_DECODES)

@@ -34,7 +34,10 @@ _NO_TEXT: Final = PrefixChain()
 
 
 class RoutedChooser:
-    """Drives a Router, and polls as often as the product does. With `events` it hears the engines' cache events; else it guesses, as without KV events."""
+    """Drives a Router, and polls as often as the product does.
+
+    With `events` it hears the engines' cache events; else it guesses, as without KV events.
+    """
 
     poll_s = 1.0
 
@@ -109,8 +112,10 @@ class RoutedChooser:
         self.router.observe(AttemptFailed(self._tickets.pop(number), now))
 
     def reported(self, slot: int, report: LoadReport, now: float) -> None:
-        """A poll's answer."""
-        self.router.observe(LoadReported(self._fleet[slot].name, now, report))
+        """A poll's answer; its capacity is what the fleet was said to have."""
+        replica = self._fleet[slot]
+        told = replace(report, kv_capacity_tokens=replica.limits.kv_tokens)
+        self.router.observe(LoadReported(replica.name, now, told))
 
     def changed(self, slot: int, events: Sequence[CacheEvent], now: float) -> None:
         """A message of KV events."""

@@ -76,7 +76,8 @@ class Run:
             self._engines.append(self._engine(slot))
         for outage in outages:
             self._clock.at(outage.since * trace.span_s, partial(self._die, outage.slot))
-            self._clock.at(outage.until * trace.span_s, partial(self._rise, outage.slot))
+            if outage.until < float("inf"):
+                self._clock.at(outage.until * trace.span_s, partial(self._rise, outage.slot))
 
     def run(self) -> RunResult:
         """From the first arrival until the last request is over."""

@@ -9,7 +9,7 @@ import pytest
 from engines.cache_events import CacheEvent
 from engines.reports import EngineDescription, LoadReport, ModelCard, RequestTiming, Usage
 from gateway.routing.chain import PrefixChain, chain, token_chain
-from gateway.routing.decision import Decision, Rejection, RouteRequest
+from gateway.routing.decision import Decision, Held, Rejection, RouteRequest
 from gateway.routing.facts import (
     AttemptFailed,
     CacheEvents,
@@ -26,6 +26,7 @@ from gateway.routing.facts import (
     ReplicaRestarted,
     ReplicaUp,
     ResponseStored,
+    Withdrawn,
 )
 from gateway.routing.fleet import PoolSpec, ReplicaSpec
 from gateway.routing.router import Router
@@ -45,8 +46,8 @@ def packed(ids: Iterable[int]) -> bytes:
 class Driver:
     """One router and its clock: `now` moves only when a test moves it."""
 
-    def __init__(self, pools: Sequence[PoolSpec], policy: str, seed: int) -> None:
-        self.router = Router(pools, policy=policy, rng=Random(seed))
+    def __init__(self, pools: Sequence[PoolSpec], policy: str, seed: int, hold_ms: float) -> None:
+        self.router = Router(pools, policy=policy, rng=Random(seed), hold_ms=hold_ms)
         self.now = 100.0
         self.asked = 0
 
@@ -113,7 +114,7 @@ class Driver:
         name = request_id or f"request-{self.asked}"
         return RouteRequest(name, adapter or model, links, streams, self.now, of_tokens, **more)  # type: ignore[arg-type]
 
-    def answer(self, text: str, **more: object) -> Decision | Rejection:
+    def answer(self, text: str, **more: object) -> Decision | Rejection | Held:
         return self.router.route(self.request(text, **more), self.now)  # type: ignore[arg-type]
 
     def route(self, text: str, **more: object) -> Decision:
@@ -125,6 +126,20 @@ class Driver:
         rejection = self.answer(text, **more)
         assert isinstance(rejection, Rejection), rejection
         return rejection
+
+    def hold(self, text: str, **more: object) -> Held:
+        held = self.answer(text, **more)
+        assert isinstance(held, Held), held
+        return held
+
+    def release(self) -> dict[int, Decision | Rejection]:
+        """Answers for held requests, by ticket, in the order in which they were given."""
+        answers = self.router.release(self.now)
+        assert len(dict(answers)) == len(answers)
+        return dict(answers)
+
+    def withdraw(self, held: Held) -> None:
+        self.router.observe(Withdrawn(held.ticket, self.now))
 
     def dispatched(self, decision: Decision) -> None:
         self.router.observe(Dispatched(decision.ticket, self.now, route_s=0.0001, overhead_s=0.0003))
@@ -180,11 +195,13 @@ Drive = Callable[..., Driver]
 
 @pytest.fixture
 def drive() -> Drive:
-    """`drive(*pools, policy=…, up=…)`: a driver whose replicas are all up unless told otherwise."""
+    """`drive(*pools, policy=…, up=…, hold_ms=…)`: a driver whose replicas are all up unless told otherwise."""
 
-    def start(*pools: PoolSpec, policy: str = "ttft", seed: int = 1, up: Sequence[str] | None = None) -> Driver:
+    def start(
+        *pools: PoolSpec, policy: str = "ttft", seed: int = 1, up: Sequence[str] | None = None, hold_ms: float = 0.0
+    ) -> Driver:
         specs = pools or (pool("p", "r1", "r2"),)
-        driver = Driver(specs, policy, seed)
+        driver = Driver(specs, policy, seed, hold_ms)
         names = [replica.name for spec in specs for replica in spec.replicas]
         driver.up(*(names if up is None else up))
         return driver

@@ -109,20 +109,40 @@ def test_a_full_replica_forgets_the_longest_unused_chain_from_its_end() -> None:
     assert [overlap(index, text) for text in ("aaa", "bbb", "c")] == [2, 2, 1]
 
 
-def test_a_promise_takes_room_but_is_no_use_of_what_is_there() -> None:
+def test_a_promise_is_no_use_of_what_is_there_and_takes_room_when_it_is_kept() -> None:
     """A request counts as use when its first token shows it; one that dies in the queue used nothing."""
     index = index_of(4)
     index.settle(0, links("aa"))
     index.settle(0, links("bb"))
     index.claim(0, links("aa"), 1)
     index.claim(0, links("c"), 2)
+    assert [overlap(index, text) for text in ("aa", "bb", "c")] == [2, 2, 1]
+    index.settle(0, links("c"))
     assert [overlap(index, text) for text in ("aa", "bb", "c")] == [1, 2, 1]
+
+
+def test_what_a_running_request_uses_is_not_forgotten() -> None:
+    index = index_of(4)
+    index.settle(0, links("aa"))
+    index.pin(0, links("aa"), 1)
+    index.settle(0, links("bb"))
+    index.settle(0, links("cc"))
+    assert [overlap(index, text) for text in ("aa", "bb", "cc")] == [2, 0, 2]
+    index.unpin(0, 1)
+    index.settle(0, links("bb"))
+    assert [overlap(index, text) for text in ("aa", "bb", "cc")] == [0, 2, 2]
+
+
+def test_more_in_use_than_fits_is_still_bounded() -> None:
+    index = index_of(3)
+    index.pin(0, links("abababab"), 1)
+    index.settle(0, links("abababab"))
+    assert overlap(index, "abababab") == 3
 
 
 def test_a_chain_longer_than_the_cache_keeps_its_beginning() -> None:
     index = index_of(3)
     index.claim(0, links("abababab"), 1)
-    assert overlap(index, "abababab") == 3
     assert index.fill(0) == 1.0
     index.settle(0, links("abababab"))
     assert overlap(index, "abababab") == 3
@@ -131,8 +151,8 @@ def test_a_chain_longer_than_the_cache_keeps_its_beginning() -> None:
 @pytest.mark.parametrize("verb", ["settle", "confirm"])
 def test_a_chain_that_was_computed_or_hit_is_whole_even_if_its_end_was_forgotten_since(verb: str) -> None:
     index = index_of(3)
-    index.claim(0, links("aaa"), 1)
-    index.claim(0, links("b"), 2)
+    index.settle(0, links("aaa"))
+    index.settle(0, links("b"))
     assert overlap(index, "aaa") == 2
     if verb == "settle":
         index.settle(0, links("aaa"))

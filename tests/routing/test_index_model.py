@@ -32,12 +32,15 @@ class NaiveSlot:
         self.owners: dict[int, int] = {}
         self.stated: set[int] = set()
         self.fenced = False
+        self.overfull = False
+        """Whether promises came since there was room made."""
+        self.pins: dict[int, tuple[int, ...]] = {}
 
     def claim(self, hashes: tuple[int, ...], ticket: int) -> None:
         for link in reversed(hashes):
             if link not in self.stated and self.owners.get(link, ticket) > 0:
                 self.owners[link] = ticket
-        self.shrink()
+        self.overfull = True
 
     def learn(self, hashes: tuple[int, ...], owner: int) -> None:
         for link in reversed(hashes):
@@ -56,9 +59,12 @@ class NaiveSlot:
         self.stated |= set(hashes)
 
     def shrink(self) -> None:
+        self.overfull = False
         surplus = len(self.owners) - self.capacity
         if surplus > 0:
-            for link in list(self.owners)[: surplus + self.capacity // 64]:
+            pinned = {link for hashes in self.pins.values() for link in hashes}
+            free = [link for link in self.owners if link not in pinned][: surplus + self.capacity // 64]
+            for link in free if len(free) >= surplus else list(self.owners)[:surplus]:
                 del self.owners[link]
 
     def doubt(self, link: int) -> int:
@@ -110,6 +116,19 @@ class IndexAgainstModel(RuleBasedStateMachine):
         self.seen.add(text)
         self.index.claim(slot, links(text), ticket)
         self.model[slot].claim(links(text).hashes, ticket)
+
+    @rule(data=st.data(), text=TEXTS, ticket=st.integers(1000, 1004))
+    def pin(self, data: st.DataObject, text: str, ticket: int) -> None:
+        slot = self.slot(data)
+        if ticket not in self.model[slot].pins:
+            self.index.pin(slot, links(text), ticket)
+            self.model[slot].pins[ticket] = links(text).hashes
+
+    @rule(data=st.data(), ticket=st.integers(1000, 1004))
+    def unpin(self, data: st.DataObject, ticket: int) -> None:
+        slot = self.slot(data)
+        self.index.unpin(slot, ticket)
+        self.model[slot].pins.pop(ticket, None)
 
     @rule(data=st.data(), text=TEXTS)
     def settle(self, data: st.DataObject, text: str) -> None:
@@ -193,7 +212,7 @@ class IndexAgainstModel(RuleBasedStateMachine):
     @invariant()
     def each_replica_is_bounded_and_counted(self) -> None:
         for slot, naive in enumerate(self.model):
-            assert len(naive.owners) <= naive.capacity
+            assert len(naive.owners) <= naive.capacity or naive.overfull
             assert self.index.stated_blocks(slot) == len(naive.stated)
             assert self.index.blocks(slot) == len(naive.owners) + len(naive.stated)
             assert self.index.fill(slot) == min(1.0, self.index.blocks(slot) / naive.capacity)

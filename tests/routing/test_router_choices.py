@@ -59,7 +59,7 @@ def test_the_decision_explains_itself(drive):
     chosen = decision.chosen
     assert {candidate.replica for candidate in decision.candidates} == {"r1", "r2"}
     assert chosen in decision.candidates
-    terms = {"wait": chosen.wait_ms, "prefill": chosen.prefill_ms, "others": chosen.others_ms}
+    terms = {"wait": chosen.wait_ms, "prefill": chosen.prefill_ms, "others": chosen.others_ms, "eviction": 0}
     assert {term.name: term.ms for term in chosen.terms} == terms
     assert chosen.others_ms == pytest.approx(0.25 * chosen.prefill_ms)
     assert chosen.cost_ms == sum(term.ms for term in chosen.terms)

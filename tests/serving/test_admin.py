@@ -179,7 +179,7 @@ async def test_recent_requests_explain_themselves() -> None:
     assert (row["replica"], row["chosen"]) == ("s-0", True)
     assert row["cached_tokens"] == one["available_tokens"] > 0
     assert row["cost_ms"] == sum(term["ms"] for term in row["terms"])
-    assert [term["name"] for term in row["terms"]] == ["wait", "prefill", "others"]
+    assert [term["name"] for term in row["terms"]] == ["wait", "prefill", "others", "eviction"]
     assert [record["request_id"] for record in every][:2] == ["refused", "streamed"]
     assert len(every) == 4
     assert two == every[:2]

@@ -1,0 +1,84 @@
+"""Sends requests at fixed times to a gateway, whatever becomes of them, and says where each went; does I/O."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from engines.reports import Usage
+from gateway.demo.fleet import MODEL
+from gateway.demo.workload import Arrival
+from gateway.serving.engine_client import EngineClient, EngineGoneError
+from gateway.wire.request import Endpoint
+from gateway.wire.stream import StreamWatcher
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One request of the open loop as its user saw it; `late_s` is how much after its time it was sent (wall)."""
+
+    number: int
+    replica: str
+    ttft_s: float
+    usage: Usage
+    late_s: float
+
+
+def body_of(arrival: Arrival) -> bytes:
+    """The request's JSON."""
+    return msgspec.json.encode(
+        {
+            "model": MODEL,
+            "messages": arrival.messages,
+            "max_tokens": arrival.answer_tokens,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "chat_template_kwargs": {"thinking": False},  # the engines' defaults differ
+        }
+    )
+
+
+async def send_all(url: str, arrivals: Sequence[Arrival], speed: float) -> list[Answered]:
+    """Send each request at its time over `speed`; the answers, in that order. Raises ValueError when one fails.
+
+    Request ids are the numbers in that order.
+    """
+    client = EngineClient()
+    bodies = [body_of(arrival) for arrival in arrivals]
+    began = time.monotonic() + 0.5
+    tasks = []
+    try:
+        for number, arrival in enumerate(arrivals):
+            due = began + arrival.at_s / speed
+            await asyncio.sleep(due - time.monotonic())
+            tasks.append(asyncio.create_task(_ask(client, url, number, arrival.session, bodies[number], due)))
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await client.close()
+
+
+async def _ask(client: EngineClient, url: str, number: int, session: str, body: bytes, due: float) -> Answered:
+    watcher = StreamWatcher(Endpoint.CHAT, strip_usage=False)
+    headers = (
+        (b"content-type", b"application/json"),
+        (b"x-session-id", session.encode()),
+        (b"x-request-id", b"%d" % number),
+    )
+    ttft_s: float | None = None
+    sent = time.monotonic()
+    try:
+        response = await client.send(url, "POST", Endpoint.CHAT, headers, body)
+        while chunk := await response.read():
+            watcher.feed(chunk)
+            if ttft_s is None and watcher.first_token:
+                ttft_s = time.monotonic() - sent
+    except EngineGoneError as error:
+        raise ValueError(f"request {number} failed: {error}") from error
+    if response.status != 200 or ttft_s is None or watcher.usage is None or watcher.error is not None:
+        raise ValueError(f"the answer to request {number} has status {response.status} and is not a whole stream")
+    replica = response.header(b"x-prefixgate-replica").decode()
+    return Answered(number, replica, ttft_s, watcher.usage, sent - due)
