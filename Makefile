@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo matrix test lint test-vllm bench-index clean
+.PHONY: help demo matrix test lint test-vllm bench-index bench-route clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -46,6 +46,9 @@ test-vllm: $(VENV)/dev.stamp  ## two real vLLM CPU servers behind the gateway (f
 
 bench-index: $(VENV)/dev.stamp  ## memory and time of the prefix index: a million blocks over 8 replicas
 	@$(BIN)/python tests/bench/bench_index.py $(BENCH_ARGS)
+
+bench-route: $(VENV)/dev.stamp  ## CPU of one routing decision: 16,000 tokens over 16 replicas
+	@$(BIN)/python tests/bench/bench_route.py $(BENCH_ARGS)
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -12,6 +12,7 @@ from gateway.routing.calibration import Overlap
 from gateway.routing.chain import ChainForm, PrefixChain, token_form
 from gateway.routing.curves import ENOUGH, PrefillCurve, TokenRatio, TokenRatios, best_known
 from gateway.routing.decision import RouteRequest
+from gateway.routing.engine_load import EngineLoad
 from gateway.routing.token_trust import TokenTrust
 
 STEP_SPREAD_S: Final = 0.005
@@ -114,6 +115,7 @@ class Replica:
     form: ChainForm | None = None
     """The form of token chain that the replica is followed by; None where only text will do."""
     reports_cached_tokens: bool = False
+    load: EngineLoad = field(default_factory=EngineLoad)
     bookings: dict[int, Booking] = field(default_factory=dict)
     _prefilling: OrderedDict[int, Booking] = field(default_factory=OrderedDict)
     _prefilling_ms: float = 0.0
@@ -141,6 +143,14 @@ class Replica:
         encoding = self.pool.spec.encoding
         self.form = token_form(encoding, block_tokens) if encoding and block_tokens else None
 
+    def reported(self, report: LoadReport, now: float) -> None:
+        """Take the engine's word on its load."""
+        self.report = report
+        self.heard()
+        ours = [one.prompt_tokens - one.routed_tokens for one in self._prefilling.values()]
+        capacity = report.kv_capacity_tokens or self.description.kv_capacity_tokens
+        self.load.reported(report, capacity, ours, self.curve, now)
+
     def book(self, booking: Booking) -> None:
         """Count the attempt's work from now on."""
         self._settle(booking.booked_at)
@@ -149,6 +159,7 @@ class Replica:
         self.bookings[booking.ticket] = booking
         self._prefilling[booking.ticket] = booking
         self._prefilling_ms += booking.prefill_ms
+        self.load.sent(booking.prompt_tokens)
 
     def learn(self, uncached_tokens: int, measured_ms: float) -> None:
         """One measured prefill, for its own curve and those that others borrow.
@@ -190,9 +201,16 @@ class Replica:
         self._settle(now)
         if ticket in self._prefilling:
             self._leave_queue(ticket, now if ticket == next(iter(self._prefilling)) else self._prefill_since)
-        del self.bookings[ticket]
+        booking = self.bookings.pop(ticket)
+        if booking.first_token_at is not None:
+            self.load.stayed((now - booking.first_token_at) * 1000)
 
     def wait_ms(self, now: float) -> float:
+        """Milliseconds before a prompt sent now would be begun: prefill booked here, and others' in the engine."""
+        booked_ms = self._booked_ms(now) if self._prefilling else 0.0
+        return booked_ms + self.load.wait_ms(now)
+
+    def _booked_ms(self, now: float) -> float:
         """Milliseconds of booked prefill before a request booked now would start.
 
         The head of the queue is credited with the time since the last first token, but never with more

@@ -172,8 +172,7 @@ class Learner:
                 self._reuse.forget(replica.slot)
                 replica.reports_cached_tokens = False  # the new process may be set up otherwise
             case LoadReported():
-                replica.report = fact.report
-                replica.heard()
+                replica.reported(fact.report, fact.at)
                 self._resize(replica, fact.report.kv_capacity_tokens)
                 self._reuse.refresh(fact.at)
             case _:

@@ -74,7 +74,7 @@ class CandidateTable:
             cached = 0 if view.watch.broken else view.calibration.expect(overlap)
         prefill_ms = replica.curve.predict_ms(prompt_tokens - cached)
         others_ms = share * prefill_ms
-        spec, inflight = replica.spec, len(replica.bookings)
+        spec = replica.spec
         return Candidate(
             spec.name,
             replica.pool.spec.name,
@@ -84,9 +84,9 @@ class CandidateTable:
             cached,
             overlap,
             counted_in,
-            inflight,
+            len(replica.bookings),
             self._beliefs.index.fill(slot),
-            replica.wait_ms(now) if inflight else 0.0,
+            replica.wait_ms(now) + replica.load.room_ms(prompt_tokens),
             prefill_ms,
             others_ms,
             self._reuse.loss(slot) * (prefill_ms + others_ms),

@@ -5,9 +5,19 @@ import sys
 from pathlib import Path
 
 
-def test_the_index_benchmark_prints_its_figures() -> None:
-    command = [sys.executable, str(Path(__file__).with_name("bench_index.py")), "--blocks", "16000"]
+def shown_by(bench: str, *arguments: str) -> str:
+    command = [sys.executable, str(Path(__file__).with_name(bench)), *arguments]
     root = Path(__file__).parents[2]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, cwd=root).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, cwd=root).stdout
+
+
+def test_the_index_benchmark_prints_its_figures() -> None:
+    shown = shown_by("bench_index.py", "--blocks", "16000")
     for figure in ("guessed block", "stated block", "100k tokens, blocks of  16", "64 blocks of 256"):
+        assert figure in shown
+
+
+def test_the_route_benchmark_prints_its_figures() -> None:
+    shown = shown_by("bench_route.py", "--calls", "60")
+    for figure in ("tokens, 256", "tokens, 16", "text, 256 bytes", "all new"):
         assert figure in shown
