@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo matrix test lint test-vllm bench-index bench-route clean
+.PHONY: help demo matrix test lint test-vllm bench-index bench-route live-vs-simulated clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "prefixgate needs Python 3.11 or newer; say which one with: make PYTHON=python3.12 ..." >&2; exit 2; }
@@ -49,6 +49,9 @@ bench-index: $(VENV)/dev.stamp  ## memory and time of the prefix index: a millio
 
 bench-route: $(VENV)/dev.stamp  ## CPU of one routing decision: 16,000 tokens over 16 replicas
 	@$(BIN)/python tests/bench/bench_route.py $(BENCH_ARGS)
+
+live-vs-simulated: $(VENV)/dev.stamp  ## the demo's fleet live and in virtual time: do they decide alike? (BENCH_ARGS='--load 0.35 --explain')
+	@$(BIN)/python tests/bench/live_vs_simulated.py $(BENCH_ARGS)
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -116,12 +116,15 @@ class EngineModel:
             left = min(sequence.output_tokens - sequence.generated_tokens for sequence in decodes)
             steps = max(min(left, most_decodes), 1)
         for sequence in decodes:
-            self._reserve(sequence, sequence.computed_tokens + steps)
+            self._reserve(sequence, sequence.computed_tokens + 1)
         return Step(self._duration_s(prefills, decodes), tuple(prefills), tuple(decodes), steps)
 
     def end_step(self, step: Step, now: float, steps: int = 1) -> StepResult:
         """Apply a planned step, or the first `steps` that it covers; sequences aborted since then are left out."""
-        advanced = [self._advance(sequence, steps, now) for sequence in step.decodes if sequence.finish is None]
+        decodes = [sequence for sequence in step.decodes if sequence.finish is None]
+        for sequence in decodes if steps > 1 else ():  # of the others the plan took what they write to
+            self._reserve(sequence, sequence.computed_tokens + steps)
+        advanced = [self._advance(sequence, steps, now) for sequence in decodes]
         first = []
         for sequence, chunk_tokens in step.prefills:
             if sequence.finish is None:

@@ -32,6 +32,8 @@ from gateway.simulation.workloads import WORKLOADS
 
 EXAMPLE: Final = "prefixgate simulate --workload chat --policy ttft,dynamo,smetric --load 0.3,0.5"
 _MATRIX_FIXES: Final = ("journal", "workload", "load", "fleet", "down", "misjudge", "plot")
+_MANY: Final = 50
+"""Runs from which on each is told where no progress bar can be."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -91,15 +93,19 @@ def _run(options: argparse.Namespace) -> int:
             _print_json(rows)
         else:
             print_rows(rows)
-        if plot is not None:
-            write_plot(plot, outcomes)
     except (FleetError, CaseError) as error:
         raise UsageError(str(error)) from error
     except WorkerDiedError as error:
         print(f"prefixgate: {error}", file=sys.stderr)
         return 1
+    return 0 if plot is None else _draw(plot, outcomes)
+
+
+def _draw(path: Path, outcomes: Sequence[Outcome]) -> int:
+    try:
+        write_plot(path, outcomes)
     except OSError as error:
-        print(f"prefixgate: {error.filename or options.plot}: {error.strerror}", file=sys.stderr)
+        print(f"prefixgate: {path}: {error.strerror}", file=sys.stderr)
         return 1
     return 0
 
@@ -194,10 +200,6 @@ def _play(played: Sequence[Case], policies: Sequence[str], jobs: int) -> list[Ou
                     row = outcome.row
                     print(f"{len(outcomes)}/{len(comparisons)} {row.workload} {row.policy}", file=sys.stderr)
     return [outcomes[place] for place in range(len(comparisons))]
-
-
-_MANY: Final = 50
-"""Runs from which on each is told where no progress bar can be."""
 
 
 def _note(notes: Iterable[str]) -> None:

@@ -1,18 +1,24 @@
-"""Sends requests at fixed times to a gateway, whatever becomes of them, and says where each went; does I/O."""
+"""Requests sent at fixed times, whatever becomes of them; and what the way to an engine costs; does I/O."""
 
 import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
+from typing import Final
 
 import msgspec
 
 from engines.reports import Usage
-from gateway.demo.fleet import MODEL
+from engines.simulated.profile import EngineProfile
+from gateway.demo.fleet import MODEL, SimulatedEngine
 from gateway.demo.workload import Arrival
 from gateway.serving.engine_client import EngineClient, EngineGoneError
 from gateway.wire.request import Endpoint
 from gateway.wire.stream import StreamWatcher
+
+_PROBES: Final = 12
+_LEAD_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,27 @@ def body_of(arrival: Arrival) -> bytes:
     )
 
 
+async def delay_ms(engines: Sequence[SimulatedEngine], profiles: Sequence[EngineProfile], arrival: Arrival) -> float:
+    """Milliseconds that sockets and processes add to the engines' own time: the median over some idle requests.
+
+    `profiles` are the engines' in the same order; their caches are to be flushed afterwards.
+    """
+    client = EngineClient()
+    body = body_of(arrival)
+    added: list[float] = []
+    try:
+        for engine, profile in zip(engines, profiles, strict=True):
+            for _ in range(_PROBES):
+                answer = await _ask(client, engine.url, 0, arrival.session, body, time.monotonic())
+                cached = answer.usage.cached_tokens or 0
+                if cached:  # the first one has all to compute, and a process to warm up
+                    own_ms = profile.chunk_ms(0, answer.usage.prompt_tokens - cached, cached)
+                    added.append(answer.ttft_s * 1000 - own_ms)
+    finally:
+        await client.close()
+    return max(median(added), 0.0)
+
+
 async def send_all(url: str, arrivals: Sequence[Arrival], speed: float) -> list[Answered]:
     """Send each request at its time over `speed`; the answers, in that order. Raises ValueError when one fails.
 
@@ -47,8 +74,8 @@ async def send_all(url: str, arrivals: Sequence[Arrival], speed: float) -> list[
     """
     client = EngineClient()
     bodies = [body_of(arrival) for arrival in arrivals]
-    began = time.monotonic() + 0.5
-    tasks = []
+    tasks: list[asyncio.Task[Answered]] = []
+    began = time.monotonic() + _LEAD_S
     try:
         for number, arrival in enumerate(arrivals):
             due = began + arrival.at_s / speed

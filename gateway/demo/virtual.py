@@ -1,80 +1,131 @@
-"""The demo's fleet in virtual time: the same requests through the same Router, from their text or from a journal; pure."""
+"""The demo's fleet in virtual time: the same requests through the same Router, and a live run retold to it; pure."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
-from engines.reports import LoadReport, ModelCard, Usage
+import msgspec
+
+from engines.reports import LoadReport, Usage
 from engines.simulated.cache import hash_blocks
 from engines.simulated.rendering import render_chat
-from engines.simulated.tokens import TOKEN_BYTES, count
+from engines.simulated.tokens import count
 from gateway.demo.fleet import CHUNK_TOKENS, KV_TOKENS, POLL_S, POOLS, REPLICAS_PER_POOL
 from gateway.demo.workload import Arrival
 from gateway.journal.lines import JournalLine
+from gateway.routing.chain import ChainForm, PrefixChain, token_chain
 from gateway.routing.decision import Decision, RouteRequest
 from gateway.routing.facts import Finished, FirstToken, LoadReported, Outcome
+from gateway.routing.router import Router
 from gateway.simulation.fleet import BLOCK_TOKENS, SimulatedReplica, parse_fleet
-from gateway.simulation.routed import RoutedChooser
-from gateway.simulation.run import Run, RunResult
-from gateway.simulation.trace import Trace, TraceRequest, own_tokens
+from gateway.simulation.routed import MODEL, RoutedChooser
+from gateway.simulation.run import Run, Served
+from gateway.simulation.trace import Trace, TraceRequest
 
+POLICY: Final = "ttft"
 _ID_BYTES: Final = 8
+_FORM: Final = ChainForm(BLOCK_TOKENS, "simulated")
 
 
-def virtual_fleet(speed: float) -> tuple[SimulatedReplica, ...]:
-    """The demo's replicas, by the names that the gateway gives them."""
-    text = ",".join(f"{pool.profile}:{REPLICAS_PER_POOL}@{speed:g}" for pool in POOLS)
-    return parse_fleet(text, KV_TOKENS, CHUNK_TOKENS)
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What became of a trace in virtual time, in its order; `decisions` are the latest ones, by number."""
+
+    replicas: tuple[str, ...]
+    served: tuple[Served, ...]
+    decisions: dict[int, Decision]
 
 
-def trace_of_texts(arrivals: Sequence[Arrival], speed: float) -> Trace:
-    """The requests as the engines' tokens, at the wall's times."""
-    requests = []
-    for arrival in arrivals:
-        prompt = render_chat(arrival.messages, (), "chat")
-        requests.append(_request(arrival.at_s / speed, prompt, arrival.answer_tokens, arrival.session))
-    return Trace("texts", tuple(requests))
+def virtual_fleet(speed: float, delay_ms: float = 0.0) -> tuple[SimulatedReplica, ...]:
+    """The demo's replicas, by the names that the gateway gives them.
 
-
-def trace_of_journal(lines: Iterable[JournalLine]) -> Trace:
-    """The requests as a journal tells of them. Lines are in order of arrival."""
-    content = _Content()
-    requests = []
-    for number, line in enumerate(lines):
-        prompt = content.prompt(number, line)
-        requests.append(_request(line.timestamp / 1000, prompt, line.output_length, line.session))
-    start = requests[0].at if requests else 0.0
-    return Trace("journal", tuple(replace(one, at=one.at - start) for one in requests))
-
-
-class _Content:
-    """Gives every id its own tokens: as many as the first line that had it says, the same for all that follow.
-
-    Lines of one text chain differ in how many tokens an id covers; where a shared prefix ends must not.
+    Each request takes `delay_ms` longer, as real sockets and processes add to the engine's time.
     """
-
-    def __init__(self) -> None:
-        self._ends: dict[int, int] = {}
-
-    def prompt(self, number: int, line: JournalLine) -> bytes:
-        parts = []
-        done = 0
-        for one in line.full_ids:
-            end = self._ends.setdefault(one, done + max(round(line.block_tokens), 1))
-            parts.append((one.to_bytes(_ID_BYTES, "little") * ((end - done) // 2 + 1))[: (end - done) * TOKEN_BYTES])
-            done = end
-        said = b"".join(parts)[: line.input_length * TOKEN_BYTES]
-        return said + own_tokens(number, line.input_length - count(said))
+    text = ",".join(f"{pool.profile}:{REPLICAS_PER_POOL}@{speed:g}" for pool in POOLS)
+    return tuple(
+        replace(one, profile=replace(one.profile, floor_ms=one.profile.floor_ms + delay_ms))
+        for one in parse_fleet(text, KV_TOKENS, CHUNK_TOKENS)
+    )
 
 
-def _request(at: float, prompt: bytes, output_tokens: int, session: str | None) -> TraceRequest:
-    ids = tuple(int.from_bytes(one[:_ID_BYTES], "little") for one in hash_blocks(prompt, BLOCK_TOKENS, b""))
-    return TraceRequest(at, count(prompt), output_tokens, ids, float(BLOCK_TOKENS), session)
+def trace_of(arrivals: Sequence[Arrival], speed: float) -> Trace:
+    """The requests as their engines would have them, at the wall's times: an id is a block of rendered tokens."""
+    return Trace("demo", tuple(_request(arrival, speed) for arrival in arrivals))
 
 
-def play(trace: Trace, speed: float, seed: int) -> tuple[RunResult, RoutedChooser]:
-    """The trace through the Router, guessing what is cached as the demo's gateway does; the chooser knows why."""
-    fleet = virtual_fleet(speed)
-    chooser = RoutedChooser(fleet, "ttft", seed, events=False)
+def _request(arrival: Arrival, speed: float) -> TraceRequest:
+    prompt = render_chat(arrival.messages, (), "chat")
+    ids = tuple(int.from_bytes(block[:_ID_BYTES], "little") for block in hash_blocks(prompt, BLOCK_TOKENS, b""))
+    at = arrival.at_s / speed
+    return TraceRequest(at, count(prompt), arrival.answer_tokens, ids, float(BLOCK_TOKENS), arrival.session)
+
+
+def play(trace: Trace, fleet: Sequence[SimulatedReplica]) -> Played:
+    """The trace through the Router, which guesses what is cached, as the demo's gateway does."""
+    chooser = RoutedChooser(fleet, POLICY, 0, events=False)
     chooser.poll_s = POLL_S
-    return Run(trace, fleet, chooser).run(), chooser
+    served = sorted(Run(trace, fleet, chooser).run().served)
+    records = {one.number: chooser.router.record(str(one.number)) for one in served}
+    return Played(
+        tuple(fleet[one.slot].name for one in served),
+        tuple(served),
+        {number: record.decision for number, record in records.items() if record is not None},
+    )
+
+
+def retell(trace: Trace, lines: Sequence[JournalLine], fleet: Sequence[SimulatedReplica]) -> list[Decision]:
+    """What a Router decides on each line's request when its past is the one that the journal tells.
+
+    `trace` is of the same lines. Each request then goes where it went, not where this Router would have sent it.
+    """
+    router = RoutedChooser(fleet, POLICY, 0, events=False, hold_ms=0.0).router
+    decisions: dict[int, Decision] = {}
+    tickets: dict[int, int] = {}
+    polled_at = lines[0].timestamp / 1000
+    for at, number, what in sorted(_happenings(lines)):
+        while polled_at <= at:
+            _poll(router, fleet, polled_at)
+            polled_at += POLL_S
+        line = lines[number]
+        if what == _FIRST_TOKEN:
+            router.observe(FirstToken(tickets[number], at))
+        elif what == _END:
+            usage = Usage(line.input_length, line.output_length, line.cached)
+            router.observe(Finished(tickets[number], at, Outcome.COMPLETED, usage, line.output_length))
+        else:
+            request = _route_request(number, line, trace.requests[number])
+            decisions[number] = _decided(router.preview(request, at))
+            taken = router.route(msgspec.structs.replace(request, pinned_replica=line.replica), at)
+            tickets[number] = _decided(taken).ticket
+    return [decisions[number] for number in range(len(lines))]
+
+
+_ROUTED, _FIRST_TOKEN, _END = range(3)
+
+
+def _happenings(lines: Sequence[JournalLine]) -> Iterator[tuple[float, int, int]]:
+    """When (seconds), to which line's request, and what."""
+    for number, line in enumerate(lines):
+        for after_ms, what in ((line.routed_ms, _ROUTED), (line.ttft_ms, _FIRST_TOKEN), (line.e2e_ms, _END)):
+            if after_ms is None or line.outcome != Outcome.COMPLETED:
+                raise ValueError(f"the journal's request {number} is not a stream that was answered whole")
+            yield (line.timestamp + after_ms) / 1000, number, what
+
+
+def _poll(router: Router, fleet: Sequence[SimulatedReplica], at: float) -> None:
+    """A look at each replica; a journal does not tell what its load was."""
+    for one in fleet:
+        report = LoadReport(kv_capacity_tokens=one.limits.kv_tokens, block_tokens=one.limits.block_tokens)
+        router.observe(LoadReported(one.name, at, report))
+
+
+def _route_request(number: int, line: JournalLine, asked: TraceRequest) -> RouteRequest:
+    chains = (token_chain(_FORM, asked.prompt(number)),)
+    at = line.timestamp / 1000
+    return RouteRequest(str(number), MODEL, PrefixChain(), line.streams, at, chains, session=line.session)
+
+
+def _decided(answer: object) -> Decision:
+    if not isinstance(answer, Decision):
+        raise TypeError(f"nothing is held or rejected here: {answer}")
+    return answer

@@ -90,7 +90,8 @@ class Router:
         """
         answer = self._decide(request, now, self._rng.random())
         if isinstance(answer, Decision):
-            if 0 < self._hold_ms <= answer.chosen.wait_ms and not request.tried:
+            queued_ms = self._fleet.replicas[answer.chosen.slot].wait_ms(now)
+            if 0 < self._hold_ms <= queued_ms and not request.tried:
                 self._last_ticket = answer.ticket
                 self._held.add(answer.ticket, request, answer.chosen, now)
                 return Held(answer.ticket, answer.chosen)
@@ -122,7 +123,7 @@ class Router:
                 continue
             answer = self._decide(held.request, now, self._rng.random(), held.ticket)
             looks += 1
-            if isinstance(answer, Rejection) or answer.chosen.wait_ms < self._hold_ms:
+            if isinstance(answer, Rejection) or answer.chosen.slot in free:
                 self._held.remove(held.ticket)
                 answers.append((held.ticket, answer))
                 if isinstance(answer, Decision):

@@ -4,7 +4,7 @@ Each error is drawn once per replica or request, uniformly within the given shar
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
@@ -26,10 +26,6 @@ class Misjudged:
     speed: float = 0.0
     capacity: float = 0.0
     cached: float = 0.0
-
-    def __str__(self) -> str:
-        shares = ((one.name, getattr(self, one.name)) for one in fields(self))
-        return ",".join(f"{name}={share:g}" for name, share in shares if share)
 
 
 RIGHT: Final = Misjudged()

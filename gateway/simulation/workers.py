@@ -74,7 +74,8 @@ def _workers(count: int) -> Iterator[list[Connection]]:
         for _ in range(count):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs,), daemon=True)
-            process.start()
+            with _deaf():
+                process.start()
             theirs.close()
             processes.append(process)
             connections.append(ours)
@@ -88,9 +89,18 @@ def _workers(count: int) -> Iterator[list[Connection]]:
             process.join(_END_S)
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes started meanwhile ignore Ctrl-C, from their first moment on: we are told too, and end them."""
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, heard)
+
+
 def _work(parent: Connection) -> None:
     """A worker's life: runs come in, increments of progress and outcomes go out, until the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and ends us
     try:
         while True:
             comparison: Comparison = parent.recv()

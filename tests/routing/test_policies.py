@@ -70,9 +70,9 @@ def test_ttft_near_means_one_ms_or_two_percent(best: float, other: float, tie: b
     assert (picked("ttft", row("a", prefill=best, fill=0.5), row("b", prefill=other)) == "b") is tie
 
 
-def test_ttft_true_ties_are_drawn() -> None:
+def test_ttft_true_ties_take_turns() -> None:
     table = [row("a"), row("b"), row("c")]
-    assert [picked("ttft", *table, draw=draw) for draw in (0.0, 0.34, 0.99)] == ["a", "b", "c"]
+    assert [picked("ttft", *table, turn=turn) for turn in range(5)] == list("abcab")
 
 
 # ── the others ───────────────────────────────────────────────────────────────────────────────────
@@ -85,12 +85,12 @@ def test_prefix_takes_the_longest_cached_prefix_whatever_the_wait() -> None:
 def test_prefix_ties_go_to_the_shortest_wait_then_to_the_fewest_in_flight() -> None:
     assert picked("prefix", row("a", cached=512, wait=10), row("b", cached=512, wait=5), row("c")) == "b"
     assert picked("prefix", row("a", inflight=3), row("b", inflight=2)) == "b"
-    assert [picked("prefix", row("a"), row("b"), draw=draw) for draw in (0.49, 0.5)] == ["a", "b"]
+    assert [picked("prefix", row("a"), row("b"), turn=turn) for turn in range(3)] == ["a", "b", "a"]
 
 
 def test_least_load_counts_requests_in_flight_only() -> None:
     table = [row("a", inflight=2), row("b", inflight=1, wait=9000, prefill=9000), row("c", inflight=1, cached=512)]
-    assert [picked("least-load", *table, draw=draw) for draw in (0.0, 0.5)] == ["b", "c"]
+    assert [picked("least-load", *table, turn=turn) for turn in range(3)] == ["b", "c", "b"]
 
 
 def test_round_robin_takes_turns() -> None:
@@ -165,6 +165,16 @@ def test_a_policy_picks_a_row_and_mutates_nothing(
     assert POLICIES[policy](table, circumstances) is first
     assert POLICIES[policy](tuple(table), circumstances) is first
     assert table == before
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES.keys() - {"random"}))
+@given(table=TABLES, circumstances=CIRCUMSTANCES, draw=st.floats(0, 1, exclude_max=True))
+def test_chance_decides_nothing_but_random(
+    policy: str, table: list[Candidate], circumstances: Circumstances, draw: float
+) -> None:
+    """The same past gives the same choices: what live and simulated time have in common."""
+    other = Circumstances(circumstances.turn, draw, circumstances.unit)
+    assert POLICIES[policy](table, circumstances) is POLICIES[policy](table, other)
 
 
 @given(TABLES, CIRCUMSTANCES)

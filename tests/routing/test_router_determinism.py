@@ -9,7 +9,7 @@ import pytest
 from engines.cache_events import BlocksCleared, BlocksRemoved, BlocksStored
 from engines.reports import LoadReport, ModelCard, Usage
 from gateway.routing.chain import chain, token_chain
-from gateway.routing.decision import Decision, RouteRequest
+from gateway.routing.decision import Decision, Held, Rejection, RouteRequest
 from gateway.routing.facts import (
     AttemptFailed,
     CacheEvents,
@@ -26,6 +26,7 @@ from gateway.routing.facts import (
     ReplicaDown,
     ReplicaRestarted,
     ReplicaUp,
+    Withdrawn,
 )
 from gateway.routing.fleet import PoolSpec, ReplicaSpec
 from gateway.routing.policies import POLICIES
@@ -43,18 +44,36 @@ FAMILIES = [bytes([65 + n]) * (700 * n) for n in range(1, 9)]
 class Run:
     """500 requests with the fate that a seed gives them; a digest of all decisions and of the last snapshot."""
 
-    def __init__(self, policy: str, *, router_seed: int = 1, looks: bool = False) -> None:
-        self.router = Router(POOLS, policy=policy, rng=Random(router_seed))
+    def __init__(self, policy: str, *, router_seed: int = 1, looks: bool = False, hold_ms: float = 0.0) -> None:
+        self.router = Router(POOLS, policy=policy, rng=Random(router_seed), hold_ms=hold_ms)
         self.fate = Random(42)
         self.looks = looks
         self.now = 0.0
         self.open: list[Decision] = []
+        self.held: dict[int, Held] = {}
+        self.released = self.withdrawn = 0
         self.digest = sha256()
 
     def observe(self, fact: Fact) -> None:
         self.router.observe(fact)
         if self.looks:
             self.router.snapshot(self.now)
+        self.release()
+
+    def release(self) -> None:
+        """As drivers do: after every fact, and now and then."""
+        if not self.router.holds:
+            return
+        for ticket, answer in self.router.release(self.now):
+            del self.held[ticket]
+            self.released += 1
+            self.answered(answer)
+
+    def answered(self, answer: Decision | Rejection) -> None:
+        self.digest.update(msgspec.json.encode(answer))
+        if isinstance(answer, Decision):
+            self.open.append(answer)
+            self.observe(Dispatched(answer.ticket, self.now, 0.0001, 0.0002))
 
     def play(self) -> str:
         for name in NAMES:
@@ -65,6 +84,8 @@ class Run:
             while len(self.open) > self.fate.randrange(12):
                 self.end(self.open.pop(self.fate.randrange(len(self.open))))
             self.weather()
+            if self.held and self.fate.random() < 0.1:
+                self.withdraw()
         self.digest.update(msgspec.json.encode(self.router.snapshot(self.now)))
         return self.digest.hexdigest()
 
@@ -78,10 +99,17 @@ class Run:
         if self.looks:
             self.router.preview(request, self.now)
         answer = self.router.route(request, self.now)
-        self.digest.update(msgspec.json.encode(answer))
-        if isinstance(answer, Decision):
-            self.open.append(answer)
-            self.observe(Dispatched(answer.ticket, self.now, 0.0001, 0.0002))
+        if isinstance(answer, Held):
+            self.digest.update(msgspec.json.encode(answer))
+            self.held[answer.ticket] = answer
+        else:
+            self.answered(answer)
+
+    def withdraw(self) -> None:
+        ticket = self.fate.choice(list(self.held))
+        del self.held[ticket]
+        self.withdrawn += 1
+        self.observe(Withdrawn(ticket, self.now))
 
     def end(self, decision: Decision) -> None:
         self.now += self.fate.random() * 0.2
@@ -138,6 +166,15 @@ def test_the_same_seed_and_facts_make_the_same_decisions(policy: str) -> None:
 def test_looking_in_between_changes_no_decision(policy: str) -> None:
     """So that a journal, which holds requests and facts only, replays to the same decisions."""
     assert Run(policy).play() == Run(policy, looks=True).play()
+
+
+def test_holding_is_no_more_random_than_the_rest() -> None:
+    """What is held, and where it goes in the end, follows from requests, facts and times of release alone."""
+    runs = [Run("ttft", hold_ms=5), Run("ttft", hold_ms=5, looks=True)]
+    first, looked = (run.play() for run in runs)
+    assert first == looked
+    assert runs[0].released == runs[1].released > 50
+    assert runs[0].withdrawn > 5
 
 
 def test_another_seed_makes_other_decisions() -> None:

@@ -12,7 +12,8 @@ from msgspec import structs
 from engines.cache_events import BlocksCleared, BlocksRemoved, BlocksStored, CacheEvent
 from engines.reports import EngineDescription, LoadReport, ModelCard, Usage
 from gateway.routing.chain import chain, token_chain
-from gateway.routing.decision import Decision, RouteRequest
+from gateway.routing.curves import ENOUGH
+from gateway.routing.decision import Decision, Held, Rejection, RouteRequest
 from gateway.routing.facts import (
     AttemptFailed,
     CacheEvents,
@@ -30,12 +31,13 @@ from gateway.routing.facts import (
     ReplicaRestarted,
     ReplicaUp,
     ResponseStored,
+    Withdrawn,
 )
 from gateway.routing.fleet import PoolSpec, ReplicaSpec
 from gateway.routing.index import CONFIRMED, SETTLED
-from gateway.routing.policies import POLICIES
-from gateway.routing.router import Router
-from gateway.routing.snapshot import SeriesView
+from gateway.routing.policies import HOLDING, POLICIES
+from gateway.routing.router import LOOKS, Router
+from gateway.routing.snapshot import ReplicaView, SeriesView
 
 BLOCK = 16
 NAMES = ("r1", "r2", "s1")
@@ -87,6 +89,14 @@ def events(draw: st.DrawFn) -> CacheEvent:
 
 
 @dataclass
+class Waiting:
+    """A held request."""
+
+    request: RouteRequest
+    salted: bool
+
+
+@dataclass
 class Attempt:
     decision: Decision
     salted: bool
@@ -103,6 +113,8 @@ class RouterMachine(RuleBasedStateMachine):
         self.now = 10.0
         self.tickets = 0
         self.open: dict[int, Attempt] = {}
+        self.held: dict[int, Waiting] = {}
+        self.hold_ms = 0.0
         self.texts: set[bytes] = set()
         self.reporting: set[str] = set()
         self.synced: set[tuple[str, int]] = set()
@@ -112,11 +124,19 @@ class RouterMachine(RuleBasedStateMachine):
         self.outcomes: Counter[str] = Counter()
         self.router = Router(POOLS, block_bytes=BLOCK)
 
-    @initialize(policy=st.sampled_from(sorted(POLICIES)), seed=st.integers(0, 99))
-    def start(self, policy: str, seed: int) -> None:
-        self.router = Router(POOLS, policy=policy, rng=Random(seed), block_bytes=BLOCK)
+    @initialize(
+        policy=st.sampled_from([*["ttft"] * len(POLICIES), *sorted(POLICIES)]),
+        seed=st.integers(0, 99),
+        hold_ms=st.sampled_from([0.0, 1.0, 1.0, 20.0]),
+    )
+    def start(self, policy: str, seed: int, hold_ms: float) -> None:
+        """All are up, and the fleet has a curve of its own."""
+        self.router = Router(POOLS, policy=policy, rng=Random(seed), block_bytes=BLOCK, hold_ms=hold_ms)
+        self.hold_ms = hold_ms if policy in HOLDING else 0.0
         for name in NAMES:
             self.router.observe(ReplicaUp(name, self.now, (ModelCard("m"),)))
+        for _ in range(ENOUGH):
+            self.serve(b"tail", streams=True, cached=None)
 
     # ── requests ─────────────────────────────────────────────────────────────────────────────────
 
@@ -124,12 +144,18 @@ class RouterMachine(RuleBasedStateMachine):
     def route(self, text: bytes, streams: bool) -> None:
         self.ask(text, "m", streams, None, frozenset(), None, "ann", False)
 
+    @rule(text=TEXTS, count=st.integers(2, 8), pin=MAYBE_NAME)
+    def burst(self, text: bytes, count: int, pin: str | None) -> None:
+        """More than the replicas are free for: some are held."""
+        for _ in range(count):
+            self.ask(text, "m", True, pin, frozenset(), None, "ann", False)
+
     @rule(text=TEXTS, streams=st.booleans(), cached=st.none() | st.integers(0, 120))
     def serve(self, text: bytes, streams: bool, cached: int | None) -> None:
         """A whole request, counted as we count it, so that caches fill and tokens are trusted."""
         before = self.tickets
         self.route(text, streams)
-        if self.tickets > before:
+        if self.tickets > before and self.tickets in self.open:
             self.now += 0.05
             if streams:
                 self.see_first_token(self.tickets)
@@ -172,19 +198,31 @@ class RouterMachine(RuleBasedStateMachine):
             pinned_replica=pin,
             tried=tried,
         )
-        free = structs.replace(request, response_id=None, pinned_replica=None, tried=frozenset())
-        anywhere = self.router.preview(free, self.now)
+        before = self.router.preview(anywhere(request), self.now)
         answer = self.router.route(request, self.now)
-        if not isinstance(answer, Decision):
+        if isinstance(answer, Rejection):
             assert answer.message
             return
-        assert isinstance(anywhere, Decision)
         self.tickets += 1
         assert answer.ticket == self.tickets
+        if isinstance(answer, Held):
+            assert 0 < self.hold_ms <= answer.best.wait_ms
+            assert not tried
+            assert pin in (None, answer.best.replica)
+            self.held[answer.ticket] = Waiting(request, salted)
+            return
+        assert tried or not 0 < self.hold_ms <= answer.chosen.wait_ms
+        self.check(answer, request, before)
+        self.open[answer.ticket] = Attempt(answer, salted)
+
+    def check(self, answer: Decision, request: RouteRequest, before: Decision | Rejection) -> None:
+        """A decision's laws; `before` is what a preview said of the request without its restrictions."""
+        assert isinstance(before, Decision)
+        assert answer.request_id == request.request_id
         assert any(answer.chosen is candidate for candidate in answer.candidates)
-        assert answer.chosen.replica not in tried
-        assert pin in (None, answer.chosen.replica)
-        assert answer.available_tokens == max(candidate.cached_tokens for candidate in anywhere.candidates)
+        assert answer.chosen.replica not in request.tried
+        assert request.pinned_replica in (None, answer.chosen.replica)
+        assert answer.available_tokens == max(candidate.cached_tokens for candidate in before.candidates)
         for candidate in answer.candidates:
             assert 0 <= candidate.cached_tokens <= candidate.overlap.total < candidate.prompt_tokens
             assert min(candidate.overlap) >= 0
@@ -194,7 +232,58 @@ class RouterMachine(RuleBasedStateMachine):
                 assert candidate.cached_tokens == 0
             assert 0 <= candidate.fill <= 1
             assert candidate.prefill_ms > 0
-        self.open[answer.ticket] = Attempt(answer, salted)
+            assert candidate.others_ms >= 0.25 * candidate.prefill_ms
+            assert 0 <= candidate.eviction_ms <= candidate.prefill_ms + candidate.others_ms + 1e-6
+
+    # ── held requests ────────────────────────────────────────────────────────────────────────────
+
+    @precondition(lambda self: self.held)
+    @rule()
+    def release(self) -> None:
+        """Whoever is answered was held until now, and is never answered again."""
+        at_all = {name: view.state == "up" for name, view in zip(NAMES, self.views(), strict=True)}
+        before = {ticket: self.router.preview(anywhere(one.request), self.now) for ticket, one in self.held.items()}
+        answers = self.router.release(self.now)
+        assert len(answers) <= LOOKS
+        for ticket, answer in answers:
+            waiting = self.held.pop(ticket)
+            if isinstance(answer, Rejection):
+                assert answer.message
+                continue
+            assert answer.ticket == ticket
+            assert at_all[answer.chosen.replica]
+            assert answer.chosen.wait_ms < self.hold_ms
+            if answers[0] == (ticket, answer):  # the first one's answer changes what others have
+                self.check(answer, waiting.request, before[ticket])
+            self.open[ticket] = Attempt(answer, waiting.salted)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def withdrawn(self, data: st.DataObject) -> None:
+        """Its client left: it is as if it had never been held."""
+        ticket = data.draw(st.sampled_from(sorted(self.held)), label="held")
+        del self.held[ticket]
+        self.router.observe(Withdrawn(ticket, self.now))
+
+    @precondition(lambda self: self.tickets > 0)
+    @rule(data=st.data())
+    def withdrawn_too_late(self, data: st.DataObject) -> None:
+        ticket = self.ticket(data)
+        if ticket not in self.held:
+            self.router.observe(Withdrawn(ticket, self.now))
+
+    @precondition(lambda self: self.held)
+    @rule()
+    def all_that_are_held_go_in_the_end(self) -> None:
+        """With nothing else in flight and time passing, everybody is answered."""
+        self.end_all()
+        for _ in range(100):
+            self.release()
+            if not self.held:
+                return
+            self.end_all()
+            self.now += 0.3
+        raise AssertionError(self.held)
 
     @rule(seconds=st.sampled_from([0.0, 0.001, 0.02, 0.1, 5.0]))
     def wait(self, seconds: float) -> None:
@@ -345,6 +434,9 @@ class RouterMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.open) > 2)
     @rule()
     def all_end(self) -> None:
+        self.end_all()
+
+    def end_all(self) -> None:
         for ticket in list(self.open):
             del self.open[ticket]
             self.seen["retries"] += 1
@@ -354,6 +446,15 @@ class RouterMachine(RuleBasedStateMachine):
 
     def view(self, replica: str):  # type: ignore[no-untyped-def]
         return self.router.snapshot(self.now).replicas[NAMES.index(replica)]
+
+    def views(self) -> tuple[ReplicaView, ...]:
+        return self.router.snapshot(self.now).replicas
+
+    @invariant()
+    def the_held_are_counted(self) -> None:
+        assert self.router.holds == self.router.snapshot(self.now).held == len(self.held)
+        assert self.held.keys().isdisjoint(self.open)
+        assert (self.router.look_at(self.now) is None) == (not self.held)
 
     @invariant()
     def every_open_ticket_is_booked_once(self) -> None:
@@ -447,11 +548,20 @@ class RouterMachine(RuleBasedStateMachine):
         for ticket in self.open:
             self.router.observe(Finished(ticket, self.now, Outcome.CLIENT_GONE))
         self.open.clear()
+        for ticket in self.held:
+            self.router.observe(Withdrawn(ticket, self.now))
+        assert self.router.holds == 0
+        assert self.router.release(self.now + 1) == []
         for view in self.router.snapshot(self.now).replicas:
             assert (view.inflight, view.wait_ms) == (0, 0)
         for guessed in self.router._beliefs.index._guessed:
             assert set(guessed.values()) <= {SETTLED, CONFIRMED}
         assert self.router._learner._tickets == {}
+
+
+def anywhere(request: RouteRequest) -> RouteRequest:
+    """The request without what narrows its choice."""
+    return structs.replace(request, response_id=None, pinned_replica=None, tried=frozenset())
 
 
 def counted(series: tuple[SeriesView, ...], histogram: str) -> int:

@@ -27,8 +27,10 @@ FAMILIES = {
     "request_seconds": "histogram",
     "route_seconds": "histogram",
     "overhead_seconds": "histogram",
+    "held_seconds": "histogram",
     "prediction_error_tokens": "histogram",
     "predicted_ttft_error_seconds": "histogram",
+    "held_requests": "gauge",
     "replica_up": "gauge",
     "replica_inflight": "gauge",
     "replica_waiting_tokens": "gauge",
@@ -114,6 +116,8 @@ async def test_the_metrics_are_what_was_sent() -> None:
     assert value("predicted_ttft_error_seconds_bucket", le="+Inf") == 1
     assert value("itl_seconds_count") == 2
     assert value("request_seconds_count") == value("route_seconds_count") == value("overhead_seconds_count") == 4
+    assert value("held_seconds_count") == 4
+    assert value("held_seconds_sum") == samples["held_requests", ()] == 0
     assert value("prediction_error_tokens_bucket", le="+Inf") == 3
     assert value("ttft_seconds_bucket", le="+Inf") == 1
     assert value("replica_up") == 1
@@ -155,7 +159,7 @@ async def test_the_snapshot_and_its_event() -> None:
     assert gateway["uptime_s"] >= 0
     assert gateway["notices"] == []
     assert any("8192" in warning for warning in gateway["warnings"]["s-0"])
-    assert snapshot["policy"] == "ttft"
+    assert (snapshot["policy"], snapshot["held"]) == ("ttft", 0)
     up, down = snapshot["replicas"]
     assert (up["name"], up["url"], up["state"], up["version"]) == ("s-0", engine.url, "up", "0.5.23")
     assert (down["name"], down["state"]) == ("down-0", "down")

@@ -4,7 +4,7 @@ import asyncio
 
 import httpx
 from fake_engine import DONE, fake_engine, frame, held_stream
-from gateways import chat_bytes, gateway_over, outcomes, until
+from gateways import chat_bytes, gateway_over, outcomes, until, until_refused
 from raw_client import raw_client
 
 
@@ -24,17 +24,6 @@ async def test_a_stream_in_flight_is_finished() -> None:
         gate.set()
         assert await http.body(headers) == frame("two") + DONE
         await until(lambda: outcomes(run) == {"completed": 1})
-
-
-async def until_refused(url: str) -> None:
-    async with asyncio.timeout(15):
-        while True:
-            async with httpx.AsyncClient(trust_env=False) as http:
-                try:
-                    await http.get(url + "/health")
-                except httpx.TransportError:
-                    return
-            await asyncio.sleep(0.01)
 
 
 async def test_events_end_when_the_gateway_stops() -> None:

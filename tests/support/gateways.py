@@ -68,6 +68,18 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
+async def until_refused(url: str) -> None:
+    """Wait until a gateway that stops takes no more connections."""
+    async with asyncio.timeout(15):
+        while True:
+            async with httpx.AsyncClient(trust_env=False) as http:
+                try:
+                    await http.get(url + "/health")
+                except httpx.TransportError:
+                    return
+            await asyncio.sleep(0.01)
+
+
 def nothing_is_booked(run: RunningGateway) -> bool:
     snapshot = run.gateway.snapshot()
     return all(replica.inflight == 0 and replica.wait_ms == 0 for replica in snapshot.replicas) and not (
