@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from math import exp, log
 from typing import Final
 
 from gateway.routing.least_squares import QuadraticSums
@@ -28,6 +29,9 @@ _LEAST_BASE_MS: Final = 1e-3
 _LEAST_MS_PER_TOKEN: Final = 1e-6
 ENOUGH: Final = 16
 """Observations after which a curve is believed."""
+_USUAL_TOKENS: Final = 4096
+_CHANCE: Final = 0.15
+"""Replicas that differ no more than so much (as a logarithm) from their pool may well be alike."""
 _TEXT_RATIO: Final = (0.5, 32.0)
 
 
@@ -127,6 +131,22 @@ class PrefillCurve:
         measured = max(min(max(measured_ms, predicted_ms / limit), predicted_ms * limit), _LEAST_MS)
         self._spread += (1.0 - _FORGET) * (abs(measured / predicted_ms - 1.0) - self._spread)
         return measured
+
+
+def blended(own: PrefillCurve, of_pool: PrefillCurve) -> PrefillCurve:
+    """The pool's curve at the replica's own pace, as far as the two differ by more than chance.
+
+    Replicas of a pool are alike, and what is measured of one is noisy: by its own curve alone, the one that happens to
+    look fast would get the traffic. A replica that is really slower is soon far beyond `_CHANCE`, and believed.
+    """
+    apart = log(own.predict_ms(_USUAL_TOKENS) / of_pool.predict_ms(_USUAL_TOKENS))
+    pace = exp(apart * apart**2 / (apart**2 + _CHANCE**2))
+    curve = PrefillCurve()
+    curve.base_ms = of_pool.base_ms * pace
+    curve.ms_per_token = of_pool.ms_per_token * pace
+    curve.ms_per_token2 = of_pool.ms_per_token2 * pace
+    curve.observations, curve._errors = own.observations, own._errors
+    return curve
 
 
 def best_known(curves: Sequence[PrefillCurve]) -> PrefillCurve:

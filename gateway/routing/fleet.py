@@ -10,13 +10,13 @@ from engines.reports import EngineDescription, LoadReport, ModelCard, PrefillSet
 from gateway.routing.beliefs import CacheView
 from gateway.routing.calibration import Overlap
 from gateway.routing.chain import ChainForm, PrefixChain, token_form
-from gateway.routing.curves import ENOUGH, PrefillCurve, TokenRatio, TokenRatios, best_known
+from gateway.routing.curves import ENOUGH, PrefillCurve, TokenRatio, TokenRatios, best_known, blended
 from gateway.routing.decision import RouteRequest
 from gateway.routing.engine_load import EngineLoad
 from gateway.routing.token_trust import TokenTrust
 
 STEP_SPREAD_S: Final = 0.005
-"""First tokens no further apart than this come out of one step of the engine."""
+"""First tokens within so long of a step's first one came out of that step of the engine."""
 DEFAULT_KV_TOKENS: Final = 1_000_000
 """Cache capacity assumed until the engine reports its own."""
 
@@ -117,6 +117,8 @@ class Replica:
     reports_cached_tokens: bool = False
     load: EngineLoad = field(default_factory=EngineLoad)
     bookings: dict[int, Booking] = field(default_factory=dict)
+    _curve: PrefillCurve | None = None
+    """Its pool's at its own pace, once it has one."""
     _prefilling: OrderedDict[int, Booking] = field(default_factory=OrderedDict)
     _prefilling_ms: float = 0.0
     _prefill_since: float = 0.0
@@ -132,9 +134,8 @@ class Replica:
 
     @property
     def curve(self) -> PrefillCurve:
-        """The most particular curve that has seen enough."""
-        own = self.curves[0]
-        return own if own.observations >= ENOUGH else best_known(self.curves)
+        """What its prefills are predicted by."""
+        return self._curve or best_known(self.curves)
 
     def heard(self) -> None:
         """The replica said something of itself: its blocks may be others than was thought."""
@@ -173,6 +174,8 @@ class Replica:
                 curve.start_from(broader.base_ms, broader.ms_per_token, broader.ms_per_token2)
         for curve in self.curves:
             curve.observe(uncached_tokens, measured_ms)
+        if own.observations >= ENOUGH:
+            self._curve = blended(own, of_pool)
 
     def first_token(self, booking: Booking, now: float) -> None:
         """Its first token came: share the time since the one before among all that came out of the same step.
@@ -182,9 +185,8 @@ class Replica:
         """
         if booking.ticket in self._prefilling:
             if now - self._step_at > STEP_SPREAD_S:
-                self._step, self._step_since = [], self._prefill_since
+                self._step, self._step_since, self._step_at = [], self._prefill_since, now
             self._step.append(booking)
-            self._step_at = now
             spent_ms = (now - self._step_since) * 1000
             predicted_ms = sum(one.prefill_ms for one in self._step)
             for one in self._step:
@@ -207,10 +209,14 @@ class Replica:
 
     def wait_ms(self, now: float) -> float:
         """Milliseconds before a prompt sent now would be begun: prefill booked here, and others' in the engine."""
-        booked_ms = self._booked_ms(now) if self._prefilling else 0.0
-        return booked_ms + self.load.wait_ms(now)
+        return self.booked_ms(now) + self.load.wait_ms(now)
 
-    def _booked_ms(self, now: float) -> float:
+    @property
+    def shows_progress(self) -> bool:
+        """Whether we would see it be faster than predicted: plain requests say nothing before their answer is whole."""
+        return self.curve.observations >= ENOUGH or any(one.streams for one in self._prefilling.values())
+
+    def booked_ms(self, now: float) -> float:
         """Milliseconds of booked prefill before a request booked now would start.
 
         The head of the queue is credited with the time since the last first token, but never with more

@@ -1,5 +1,6 @@
 """Held requests: those whose best replica is still busy wait here, where they can yet go elsewhere; pure."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,6 +41,9 @@ class HeldRequests:
 
     def __len__(self) -> int:
         return len(self._held)
+
+    def __iter__(self) -> Iterator[HeldRequest]:
+        return iter(self._held.values())
 
     def add(self, ticket: int, request: RouteRequest, best: Candidate, now: float) -> None:
         """Hold it."""

@@ -18,6 +18,7 @@ from gateway.routing.fleet import (
     Fleet,
     Pool,
     PoolSpec,
+    Replica,
     ReplicaSpec,
     ReplicaState,
     chain_for,
@@ -90,8 +91,7 @@ class Router:
         """
         answer = self._decide(request, now, self._rng.random())
         if isinstance(answer, Decision):
-            queued_ms = self._fleet.replicas[answer.chosen.slot].wait_ms(now)
-            if 0 < self._hold_ms <= queued_ms and not request.tried:
+            if self._hold_ms and not request.tried and self._is_full(self._fleet.replicas[answer.chosen.slot], now):
                 self._last_ticket = answer.ticket
                 self._held.add(answer.ticket, request, answer.chosen, now)
                 return Held(answer.ticket, answer.chosen)
@@ -116,10 +116,10 @@ class Router:
         answers: list[tuple[int, Decision | Rejection]] = []
         if not self._held:
             return answers
-        free = self._free(now)
+        free, gone = self._free(now), self._gone()
         looks = 0
-        for held in self._held.by_turn() if free or not self._any_up() else ():
-            if held.slot not in free and now - held.looked_at < RELOOK_S:
+        for held in self._held.by_turn() if free or any(held.slot in gone for held in self._held) else ():
+            if held.slot not in free | gone and (not free or now - held.looked_at < RELOOK_S):
                 continue
             answer = self._decide(held.request, now, self._rng.random(), held.ticket)
             looks += 1
@@ -128,23 +128,27 @@ class Router:
                 answers.append((held.ticket, answer))
                 if isinstance(answer, Decision):
                     self._book(answer, held.request, now)
-                free = self._free(now)
+                    free = self._free(now)
             else:
                 held.look(answer.chosen, now)
-            if looks >= LOOKS or not free:
+            if looks >= LOOKS or not (free or gone):
                 break
         return answers
 
-    def _any_up(self) -> bool:
-        """Whether any replica is up: with none, those who are held are to be told."""
-        return any(replica.state is ReplicaState.UP for replica in self._fleet.replicas)
+    def _is_full(self, replica: Replica, now: float) -> bool:
+        """Whether requests for it are held, for what we booked there ourselves: others may keep it busy for ever."""
+        return replica.booked_ms(now) >= self._hold_ms and replica.shows_progress
+
+    def _gone(self) -> set[int]:
+        """Slots of replicas that are not up: who is held for one goes elsewhere, or is told."""
+        return {replica.slot for replica in self._fleet.replicas if replica.state is not ReplicaState.UP}
 
     def _free(self, now: float) -> set[int]:
         """Slots of replicas that may be sent held requests."""
         return {
             replica.slot
             for replica in self._fleet.replicas
-            if replica.state is ReplicaState.UP and replica.wait_ms(now) < self._hold_ms
+            if replica.state is ReplicaState.UP and not self._is_full(replica, now)
         }
 
     def preview(self, request: RouteRequest, now: float) -> Decision | Rejection:
@@ -194,7 +198,7 @@ class Router:
         settled = int(chosen.overlap.settled / replica.pool.link_tokens(chain))
         self._beliefs.claim(replica.cache, booking, settled)
         self._learner.booked(replica, booking)
-        self._congestion.routed(now, chosen.prefill_ms)
+        self._congestion.routed(now, chosen.slot, chosen.prefill_ms)
         self._scoreboard.decided(decision, request.accepted_at)
 
     # ── observe ──────────────────────────────────────────────────────────────────────────────────

@@ -37,7 +37,7 @@ class CandidateTable:
 
     def rows(self, replicas: Sequence[Replica], request: RouteRequest, now: float) -> tuple[Candidate, ...]:
         """A row for each replica; each chain is looked up once for all of them."""
-        share = self._congestion.others_share(now, len(replicas))
+        share = self._congestion.others_share(now, [replica.slot for replica in replicas])
         sights: dict[tuple[int, int], _Sight] = {}
         rows = []
         for replica in replicas:

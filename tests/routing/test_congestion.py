@@ -12,45 +12,53 @@ def steady(busy: float, replicas: int = 1, seconds: float = 120.0) -> tuple[Cong
     congestion, now = Congestion(), 0.0
     for number in range(round(10 * seconds)):
         now = number / 10
-        congestion.routed(now, 100 * busy * replicas)
+        congestion.routed(now, number % replicas, 100 * busy * replicas)
     return congestion, now
 
 
 def test_an_idle_fleet_has_the_least_share() -> None:
     congestion = Congestion()
-    assert congestion.busy(5.0, 3) == 0
-    assert congestion.others_share(5.0, 3) == LEAST_SHARE == 0.25
+    assert congestion.busy(5.0, [0, 1, 2]) == 0
+    assert congestion.others_share(5.0, [0, 1, 2]) == LEAST_SHARE == 0.25
 
 
 @pytest.mark.parametrize("busy", [0.1, 0.3, 0.5, 0.7, 0.85])
 @pytest.mark.parametrize("replicas", [1, 4])
 def test_the_share_of_what_replicas_can_do(busy: float, replicas: int) -> None:
     congestion, now = steady(busy, replicas)
-    assert congestion.busy(now, replicas) == pytest.approx(busy, rel=0.01)
+    assert congestion.busy(now, range(replicas)) == pytest.approx(busy, rel=0.01)
     expected = max(LEAST_SHARE, WEIGHT * busy / (1 - busy))
-    assert congestion.others_share(now, replicas) == pytest.approx(expected, rel=0.06)
+    assert congestion.others_share(now, range(replicas)) == pytest.approx(expected, rel=0.06)
+
+
+def test_other_replicas_work_is_not_theirs() -> None:
+    """Those of another model, or all but the one that a request is pinned to."""
+    congestion, now = steady(0.8)
+    assert congestion.busy(now, [0]) == pytest.approx(0.8, rel=0.01)
+    assert congestion.busy(now, [1, 2]) == 0
+    assert congestion.busy(now, [0, 1]) == pytest.approx(0.4, rel=0.01)
 
 
 def test_more_than_the_fleet_can_do_counts_as_nearly_full() -> None:
     congestion, now = steady(3.0)
-    assert congestion.busy(now, 1) == MOST_BUSY
-    assert congestion.others_share(now, 1) == pytest.approx(WEIGHT * 9)
+    assert congestion.busy(now, [0]) == MOST_BUSY
+    assert congestion.others_share(now, [0]) == pytest.approx(WEIGHT * 9)
 
 
 def test_only_the_last_minute_counts() -> None:
     congestion, now = steady(0.8)
-    assert congestion.busy(now + WINDOW_S / 2, 1) == pytest.approx(0.4, rel=0.01)
-    assert congestion.busy(now + WINDOW_S + 1, 1) == 0
-    assert congestion._work_ms == 0
+    assert congestion.busy(now + WINDOW_S / 2, [0]) == pytest.approx(0.4, rel=0.01)
+    assert congestion.busy(now + WINDOW_S + 1, [0]) == 0
+    assert congestion._work_ms == {}
     assert not congestion._routed
 
 
 def test_the_first_seconds_are_not_taken_for_a_minute() -> None:
     congestion, now = steady(0.5, seconds=20)
-    assert congestion.busy(now, 1) == pytest.approx(0.5, rel=0.02)
+    assert congestion.busy(now, [0]) == pytest.approx(0.5, rel=0.02)
     one = Congestion()
-    one.routed(100.0, 1000)
-    assert one.busy(100.0, 1) == pytest.approx(0.2), "nor for an instant"
+    one.routed(100.0, 0, 1000)
+    assert one.busy(100.0, [0]) == pytest.approx(0.2), "nor for an instant"
 
 
 @given(
@@ -63,14 +71,14 @@ def test_against_a_sum_over_all(steps: list[tuple[float, float, bool]], replicas
     for wait_s, work_ms, look in steps:
         now += wait_s
         if look:
-            congestion.others_share(now, replicas)
-        congestion.routed(now, work_ms)
+            congestion.others_share(now, range(replicas))
+        congestion.routed(now, len(sent) % replicas, work_ms)
         sent.append((now, work_ms))
         work = sum(ms for at, ms in sent if at >= now - WINDOW_S)
         window_s = min(max(now - sent[0][0], 5.0), WINDOW_S)
         expected = min(work / (1000 * window_s * replicas), MOST_BUSY)
-        assert congestion.busy(now, replicas) == pytest.approx(expected, abs=1e-9)
-        share = congestion.others_share(now, replicas)
+        assert congestion.busy(now, range(replicas)) == pytest.approx(expected, abs=1e-9)
+        share = congestion.others_share(now, range(replicas))
         assert LEAST_SHARE <= share <= WEIGHT * MOST_BUSY / (1 - MOST_BUSY) + 1e-9
 
 
