@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.demo.fleet import flush, gateway, simulated_engines
 from gateway.demo.open_loop import Answered, delay_ms, send_all
-from gateway.demo.virtual import POLICY, Played, play, retell, trace_of, virtual_fleet
+from gateway.demo.virtual import POLICY, Played, play, retell, shaken, trace_of, virtual_fleet
 from gateway.demo.workload import Arrival, Shape, arrivals
 from gateway.journal.lines import read_journal
 from gateway.routing.decision import Decision
@@ -46,8 +46,10 @@ class Side:
 class Likeness:
     """One comparison.
 
-    `retold` is the share of decisions that a Router repeats when the past is the journal's; `delay_ms` is the wall's
-    time that sockets and processes add to a request, measured before; `late_ms` the most that one was sent late.
+    `retold` is the share of decisions that a Router repeats when the past is the journal's; `unshaken` the share of the
+    simulation's own that stay when requests come a few milliseconds later (`shaken`), which no likeness can be expected
+    to exceed by much. `delay_ms` is the wall's time that sockets and processes add to a request, measured before;
+    `late_ms` the most that one was sent late.
     """
 
     seed: int
@@ -59,6 +61,7 @@ class Likeness:
     sides: tuple[Side, ...]
     """Live first, then simulated from the texts, then from the live run's journal."""
     retold: float
+    unshaken: float
     difference: Difference | None
     """Of the texts' side."""
 
@@ -96,6 +99,7 @@ async def compare(shape: Shape, seed: int, speed: float, load: float | None = No
             _side("simulated from the journal", [line.replica for line in lines], replayed, speed),
         ),
         retold=_agreed([line.replica for line in lines], retold),
+        unshaken=_agreed(played.replicas, shaken(trace, delayed, seed)),
         difference=_difference(live, played),
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from random import Random
 from typing import Final
 
 import msgspec
@@ -23,6 +24,7 @@ from gateway.simulation.run import Run, Served
 from gateway.simulation.trace import Trace, TraceRequest
 
 POLICY: Final = "ttft"
+SHAKEN_S: Final = 0.005
 _ID_BYTES: Final = 8
 _FORM: Final = ChainForm(BLOCK_TOKENS, "simulated")
 
@@ -71,6 +73,16 @@ def play(trace: Trace, fleet: Sequence[SimulatedReplica]) -> Played:
         tuple(served),
         {number: record.decision for number, record in records.items() if record is not None},
     )
+
+
+def shaken(trace: Trace, fleet: Sequence[SimulatedReplica], seed: int) -> list[str]:
+    """Where requests go, in the trace's order, when each comes up to `SHAKEN_S` later: what chance alone does."""
+    rng = Random(seed)
+    late = [request.at + rng.uniform(0, SHAKEN_S) for request in trace.requests]
+    order = sorted(range(len(late)), key=late.__getitem__)
+    requests = tuple(replace(trace.requests[number], at=late[number]) for number in order)
+    went = play(Trace(trace.name, requests), fleet).replicas
+    return [replica for _, replica in sorted(zip(order, went, strict=True))]
 
 
 def retell(trace: Trace, lines: Sequence[JournalLine], fleet: Sequence[SimulatedReplica]) -> list[Decision]:

@@ -1,27 +1,30 @@
 """Congestion: what a second of prefill costs those who come after it, from how busy the fleet is; pure."""
 
 from collections import deque
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
 WINDOW_S: Final = 60.0
 _LEAST_WINDOW_S: Final = 5.0
 MOST_BUSY: Final = 0.9
 WEIGHT: Final = 0.25
-LEAST_SHARE: Final = 0.25
+LEAST_SHARE: Final = 0.2
 """Also on an idle fleet: the price of scattering a burst of one prompt."""
 
 
 class Congestion:
-    """Prefill work routed in the last minute, as a share ρ of what the replicas can do in that time.
+    """Requests and prefill work routed in the last minute; work also as a share ρ of what the replicas can do.
 
     In a queue whose load is ρ, a second of work added delays later arrivals by about ρ / (1 − ρ) seconds in all; a
-    quarter of it counts (`WEIGHT`), as routing and holding spare them most.
+    quarter of it counts (`WEIGHT`), as routing and holding spare them most. And whoever comes to a replica while it
+    is busy with this prompt waits for half of it on average, so long prompts belong where few others come: with λ
+    arrivals a second, w seconds of prefill cost them λ·w²/2, as far as the fleet is idle and they need not wait anyway.
     """
 
     def __init__(self) -> None:
         self._routed: deque[tuple[float, int, float]] = deque()
         self._work_ms: dict[int, float] = {}  # by slot
+        self._requests: dict[int, int] = {}
         self._since: float | None = None
 
     def routed(self, now: float, slot: int, work_ms: float) -> None:
@@ -30,6 +33,7 @@ class Congestion:
             self._since = now
         self._routed.append((now, slot, work_ms))
         self._work_ms[slot] = self._work_ms.get(slot, 0.0) + work_ms
+        self._requests[slot] = self._requests.get(slot, 0) + 1
 
     def busy(self, now: float, slots: Sequence[int]) -> float:
         """ρ of these replicas together, from 0 to `MOST_BUSY`."""
@@ -37,14 +41,37 @@ class Congestion:
         while routed and routed[0][0] < now - WINDOW_S:
             _, slot, ms = routed.popleft()
             work_ms[slot] -= ms
+            self._requests[slot] -= 1
         if not routed or self._since is None:
             work_ms.clear()
+            self._requests.clear()
             return 0.0
-        window_s = min(WINDOW_S, max(now - self._since, _LEAST_WINDOW_S))
+        window_s = self._window_s(now)
         work = sum([work_ms.get(slot, 0.0) for slot in slots])
         return min(max(work, 0.0) / (1000 * window_s * len(slots)), MOST_BUSY)
 
+    def _window_s(self, now: float) -> float:
+        return min(WINDOW_S, max(now - (now if self._since is None else self._since), _LEAST_WINDOW_S))
+
     def others_share(self, now: float, slots: Sequence[int]) -> float:
-        """Milliseconds that a millisecond of prefill at one of these replicas costs others."""
+        """Milliseconds that a millisecond of prefill at one of these replicas costs others, wherever they go."""
         busy = self.busy(now, slots)
         return max(WEIGHT * busy / (1.0 - busy), LEAST_SHARE)
+
+    def price(self, now: float, slots: Sequence[int]) -> "Price":
+        """What work at these replicas costs others now."""
+        share = self.others_share(now, slots)
+        idle = 1.0 - self.busy(now, slots)
+        return Price(share, idle / (2000 * self._window_s(now)), self._requests)
+
+
+class Price(NamedTuple):
+    """`share` of each millisecond of prefill, and `per_request` of its square for each of a replica's `requests`."""
+
+    share: float
+    per_request: float
+    requests: Mapping[int, int]
+
+    def others_ms(self, slot: int, prefill_ms: float) -> float:
+        """What so much prefill at the replica costs others."""
+        return prefill_ms * (self.share + self.per_request * self.requests.get(slot, 0) * prefill_ms)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from gateway.routing.beliefs import NOTHING, Beliefs, overlap_of
 from gateway.routing.calibration import Overlap
 from gateway.routing.chain import PrefixChain
-from gateway.routing.congestion import Congestion
+from gateway.routing.congestion import Congestion, Price
 from gateway.routing.decision import Candidate, RouteRequest
 from gateway.routing.fleet import Replica, chain_for
 from gateway.routing.index import DEGREES, Depths
@@ -37,7 +37,7 @@ class CandidateTable:
 
     def rows(self, replicas: Sequence[Replica], request: RouteRequest, now: float) -> tuple[Candidate, ...]:
         """A row for each replica; each chain is looked up once for all of them."""
-        share = self._congestion.others_share(now, [replica.slot for replica in replicas])
+        price = self._congestion.price(now, [replica.cache.slot for replica in replicas])
         sights: dict[tuple[int, int], _Sight] = {}
         rows = []
         for replica in replicas:
@@ -45,7 +45,7 @@ class CandidateTable:
             sight = sights.get(key)
             if sight is None:
                 sight = sights[key] = self._sight(replica, request, sights.values())
-            rows.append(self._row(replica, sight, share, now))
+            rows.append(self._row(replica, sight, price, now))
         return tuple(rows)
 
     def _sight(self, replica: Replica, request: RouteRequest, others: Collection[_Sight]) -> _Sight:
@@ -58,7 +58,7 @@ class CandidateTable:
                 return _Sight(chain, link_tokens, prompt_tokens, counted_in, other.depths, {})
         return _Sight(chain, link_tokens, prompt_tokens, counted_in, self._beliefs.index.depths(chain), {})
 
-    def _row(self, replica: Replica, sight: _Sight, share: float, now: float) -> Candidate:
+    def _row(self, replica: Replica, sight: _Sight, price: Price, now: float) -> Candidate:
         _, link_tokens, prompt_tokens, counted_in, depths, overlaps = sight
         view = replica.cache
         slot = view.slot
@@ -73,7 +73,7 @@ class CandidateTable:
             overlap = known
             cached = 0 if view.watch.broken else view.calibration.expect(overlap)
         prefill_ms = replica.curve.predict_ms(prompt_tokens - cached)
-        others_ms = share * prefill_ms
+        others_ms = price.others_ms(slot, prefill_ms)
         spec = replica.spec
         return Candidate(
             spec.name,

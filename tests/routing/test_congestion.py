@@ -19,7 +19,7 @@ def steady(busy: float, replicas: int = 1, seconds: float = 120.0) -> tuple[Cong
 def test_an_idle_fleet_has_the_least_share() -> None:
     congestion = Congestion()
     assert congestion.busy(5.0, [0, 1, 2]) == 0
-    assert congestion.others_share(5.0, [0, 1, 2]) == LEAST_SHARE == 0.25
+    assert congestion.others_share(5.0, [0, 1, 2]) == LEAST_SHARE == 0.2
 
 
 @pytest.mark.parametrize("busy", [0.1, 0.3, 0.5, 0.7, 0.85])
@@ -91,4 +91,15 @@ def test_a_busy_fleet_makes_prefill_dearer(drive) -> None:  # type: ignore[no-un
         driver.finish(decision)
         driver.now += decision.chosen.prefill_ms / 1000 * (1 / 1.2 - 1)
     chosen = driver.route("one more " * 2000).chosen
-    assert chosen.others_ms == pytest.approx(0.25 * 0.6 / 0.4 * chosen.prefill_ms, rel=0.1)
+    assert 0.35 < chosen.others_ms / chosen.prefill_ms < 0.6  # 0.25 × 0.6 / 0.4, and those who come meanwhile
+
+
+def test_long_prompts_cost_more_where_many_others_come() -> None:
+    congestion = Congestion()
+    for second in range(60):
+        congestion.routed(float(second), second % 4 // 3, 10)  # 45 requests to replica 0, 15 to replica 1
+    price = congestion.price(60.0, [0, 1, 2])
+    idle = 1 - congestion.busy(60.0, [0, 1, 2])
+    for slot, per_s in ((0, 0.75), (1, 0.25), (2, 0.0)):
+        delayed_ms = idle * per_s * 4.0**2 / 2 * 1000  # those who come in its four seconds wait for half of them
+        assert price.others_ms(slot, 4000) == pytest.approx(4000 * price.share + delayed_ms, rel=0.03)

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from engines.reports import ModelCard, Usage
+from gateway.routing.congestion import LEAST_SHARE
 from gateway.routing.decision import RejectionReason
 from gateway.routing.facts import Outcome, Refused, ReplicaUp
 from gateway.routing.policies import POLICIES
@@ -61,7 +62,7 @@ def test_the_decision_explains_itself(drive):
     assert chosen in decision.candidates
     terms = {"wait": chosen.wait_ms, "prefill": chosen.prefill_ms, "others": chosen.others_ms, "eviction": 0}
     assert {term.name: term.ms for term in chosen.terms} == terms
-    assert chosen.others_ms == pytest.approx(0.25 * chosen.prefill_ms)
+    assert chosen.others_ms == pytest.approx(LEAST_SHARE * chosen.prefill_ms, rel=0.1)
     assert chosen.cost_ms == sum(term.ms for term in chosen.terms)
     other = next(candidate for candidate in decision.candidates if candidate is not chosen)
     for word in ("ttft", chosen.replica, str(chosen.cached_tokens), other.replica):

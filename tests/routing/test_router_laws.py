@@ -12,6 +12,7 @@ from msgspec import structs
 from engines.cache_events import BlocksCleared, BlocksRemoved, BlocksStored, CacheEvent
 from engines.reports import EngineDescription, LoadReport, ModelCard, Usage
 from gateway.routing.chain import chain, token_chain
+from gateway.routing.congestion import LEAST_SHARE
 from gateway.routing.curves import ENOUGH
 from gateway.routing.decision import Decision, Held, Rejection, RouteRequest
 from gateway.routing.facts import (
@@ -232,7 +233,7 @@ class RouterMachine(RuleBasedStateMachine):
                 assert candidate.cached_tokens == 0
             assert 0 <= candidate.fill <= 1
             assert candidate.prefill_ms > 0
-            assert candidate.others_ms >= 0.25 * candidate.prefill_ms
+            assert candidate.others_ms >= LEAST_SHARE * candidate.prefill_ms
             assert 0 <= candidate.eviction_ms <= candidate.prefill_ms + candidate.others_ms + 1e-6
 
     # ── held requests ────────────────────────────────────────────────────────────────────────────
