@@ -10,7 +10,7 @@ import pytest
 
 from engines.simulated.tokens import TOKEN_BYTES
 from gateway.demo.likeness import Likeness, compare
-from gateway.demo.virtual import play, retell, trace_of, virtual_fleet
+from gateway.demo.virtual import play, retell, shaken, trace_of, virtual_fleet
 from gateway.demo.workload import Shape, arrivals
 from gateway.journal.lines import JournalLine
 
@@ -72,6 +72,8 @@ def test_virtual_time_repeats_itself_and_agrees_with_its_own_journal() -> None:
     trace = trace_of(arrivals(QUIET, 2), 4.0)
     played = play(trace, fleet)
     assert played == play(trace, fleet)
+    stay = zip(played.replicas, shaken(trace, fleet, 1), strict=True)
+    assert sum(one == other for one, other in stay) >= 0.9 * QUIET.requests
     assert set(played.decisions) == set(range(QUIET.requests))
     lines = [
         JournalLine(
