@@ -9,7 +9,8 @@ from engines.simulated.sequences import EngineLimits
 EventEncoding = Literal["map", "array"]
 
 _VERSIONS: dict[Engine, str] = {"vllm": "0.33.0", "sglang": "0.5.23"}
-_DEFAULT_PROFILES: dict[Engine, str] = {"vllm": "vllm-w4a8", "sglang": "sglang-fp4"}
+DEFAULT_PROFILES: dict[str, str] = {"vllm": "vllm-w4a8", "sglang": "sglang-fp4"}
+"""Of an engine that is not told its profile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +78,7 @@ class SimulatorSettings:
     @property
     def engine_profile(self) -> EngineProfile:
         """The profile, at true speed."""
-        return PROFILES[self.profile or _DEFAULT_PROFILES[self.dialect]]
+        return PROFILES[self.profile or DEFAULT_PROFILES[self.dialect]]
 
     @property
     def capacity_tokens(self) -> int:

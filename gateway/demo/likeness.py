@@ -14,11 +14,10 @@ from gateway.demo.virtual import POLICY, Played, play, retell, shaken, trace_of,
 from gateway.demo.workload import Arrival, Shape, arrivals
 from gateway.journal.lines import read_journal
 from gateway.routing.decision import Decision
+from gateway.routing.scoreboard import RECENT_REQUESTS
 from gateway.serving.explanation import CandidateView, Explanation
 from gateway.simulation.reading import read_trace
 from gateway.simulation.trace import load_of
-
-_RECENT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +129,7 @@ async def _live(asked: Sequence[Arrival], speed: float) -> _Live:
 async def _explanations(admin_url: str) -> dict[int, Explanation]:
     """Of the latest requests, by number."""
     async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
-        answer = await client.get(f"{admin_url}/api/requests", params={"limit": _RECENT})
+        answer = await client.get(f"{admin_url}/api/requests", params={"limit": RECENT_REQUESTS})
     explanations = msgspec.json.decode(answer.content, type=list[Explanation])
     return {int(one.request_id): one for one in explanations if one.request_id is not None}
 

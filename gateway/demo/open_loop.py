@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-import msgspec
-
 from engines.reports import Usage
 from engines.simulated.profile import EngineProfile
-from gateway.demo.fleet import MODEL, SimulatedEngine
+from gateway.demo.fleet import SimulatedEngine
+from gateway.demo.replay import chat_body
 from gateway.demo.workload import Arrival
 from gateway.serving.engine_client import EngineClient, EngineGoneError
 from gateway.wire.request import Endpoint
@@ -32,27 +31,13 @@ class Answered:
     late_s: float
 
 
-def body_of(arrival: Arrival) -> bytes:
-    """The request's JSON."""
-    return msgspec.json.encode(
-        {
-            "model": MODEL,
-            "messages": arrival.messages,
-            "max_tokens": arrival.answer_tokens,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "chat_template_kwargs": {"thinking": False},  # the engines' defaults differ
-        }
-    )
-
-
 async def delay_ms(engines: Sequence[SimulatedEngine], profiles: Sequence[EngineProfile], arrival: Arrival) -> float:
     """Milliseconds that sockets and processes add to the engines' own time: the median over some idle requests.
 
     `profiles` are the engines' in the same order; their caches are to be flushed afterwards.
     """
     client = EngineClient()
-    body = body_of(arrival)
+    body = chat_body(arrival.messages, arrival.answer_tokens)
     added: list[float] = []
     try:
         for engine, profile in zip(engines, profiles, strict=True):
@@ -73,7 +58,7 @@ async def send_all(url: str, arrivals: Sequence[Arrival], speed: float) -> list[
     Request ids are the numbers in that order.
     """
     client = EngineClient()
-    bodies = [body_of(arrival) for arrival in arrivals]
+    bodies = [chat_body(arrival.messages, arrival.answer_tokens) for arrival in arrivals]
     tasks: list[asyncio.Task[Answered]] = []
     began = time.monotonic() + _LEAD_S
     try:

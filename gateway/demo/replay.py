@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import httpx
@@ -44,6 +44,20 @@ class _Chunk(msgspec.Struct):
     choices: list[_Choice]
 
 
+def chat_body(messages: Sequence[Mapping[str, str]], answer_tokens: int) -> bytes:
+    """The JSON of a streamed chat request."""
+    return msgspec.json.encode(
+        {
+            "model": MODEL,
+            "messages": messages,
+            "max_tokens": answer_tokens,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "chat_template_kwargs": {"thinking": False},  # the engines' defaults differ
+        }
+    )
+
+
 async def replay(url: str, sessions: list[Session], shape: Shape, done: Callable[[], None]) -> Run:
     """Run every session; `done` is called after each request."""
     run = Run([])
@@ -78,18 +92,11 @@ async def _ask(
     client: httpx.AsyncClient, messages: list[dict[str, str]], shape: Shape, session: str
 ) -> tuple[Measured, str]:
     """One streamed chat request. Raises httpx.HTTPError or ValueError when it fails."""
-    body = {
-        "model": MODEL,
-        "messages": messages,
-        "max_tokens": shape.answer_tokens,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "chat_template_kwargs": {"thinking": False},  # the engines' defaults differ
-    }
     watcher = StreamWatcher(Endpoint.CHAT, strip_usage=False)
     stream = bytearray()
     ttft_s: float | None = None
-    content, headers = msgspec.json.encode(body), {"content-type": "application/json", "x-session-id": session}
+    content = chat_body(messages, shape.answer_tokens)
+    headers = {"content-type": "application/json", "x-session-id": session}
     sent = time.monotonic()
     async with client.stream("POST", Endpoint.CHAT, content=content, headers=headers) as response:
         async for chunk in response.aiter_raw():

@@ -14,19 +14,16 @@ from engines.simulated.tokens import count
 from gateway.demo.fleet import CHUNK_TOKENS, KV_TOKENS, POLL_S, POOLS, REPLICAS_PER_POOL
 from gateway.demo.workload import Arrival
 from gateway.journal.lines import JournalLine
-from gateway.routing.chain import ChainForm, PrefixChain, token_chain
-from gateway.routing.decision import Decision, RouteRequest
-from gateway.routing.facts import Finished, FirstToken, LoadReported, Outcome
-from gateway.routing.router import Router
+from gateway.routing.decision import Decision
+from gateway.routing.facts import Finished, FirstToken, Outcome
 from gateway.simulation.fleet import BLOCK_TOKENS, SimulatedReplica, parse_fleet
-from gateway.simulation.routed import MODEL, RoutedChooser
+from gateway.simulation.routed import RoutedChooser
 from gateway.simulation.run import Run, Served
 from gateway.simulation.trace import Trace, TraceRequest
 
 POLICY: Final = "ttft"
 SHAKEN_S: Final = 0.005
 _ID_BYTES: Final = 8
-_FORM: Final = ChainForm(BLOCK_TOKENS, "simulated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +87,15 @@ def retell(trace: Trace, lines: Sequence[JournalLine], fleet: Sequence[Simulated
 
     `trace` is of the same lines. Each request then goes where it went, not where this Router would have sent it.
     """
-    router = RoutedChooser(fleet, POLICY, 0, events=False, hold_ms=0.0).router
+    chooser = RoutedChooser(fleet, POLICY, 0, events=False, hold_ms=0.0)
+    router = chooser.router
     decisions: dict[int, Decision] = {}
     tickets: dict[int, int] = {}
     polled_at = lines[0].timestamp / 1000
     for at, number, what in sorted(_happenings(lines)):
         while polled_at <= at:
-            _poll(router, fleet, polled_at)
+            for slot, one in enumerate(fleet):  # a journal does not tell what their load was
+                chooser.reported(slot, LoadReport(block_tokens=one.limits.block_tokens), polled_at)
             polled_at += POLL_S
         line = lines[number]
         if what == _FIRST_TOKEN:
@@ -105,7 +104,8 @@ def retell(trace: Trace, lines: Sequence[JournalLine], fleet: Sequence[Simulated
             usage = Usage(line.input_length, line.output_length, line.cached)
             router.observe(Finished(tickets[number], at, Outcome.COMPLETED, usage, line.output_length))
         else:
-            request = _route_request(number, line, trace.requests[number])
+            asked = trace.requests[number]
+            request = chooser.request(number, asked.prompt(number), line.session, line.timestamp / 1000)
             decisions[number] = _decided(router.preview(request, at))
             taken = router.route(msgspec.structs.replace(request, pinned_replica=line.replica), at)
             tickets[number] = _decided(taken).ticket
@@ -122,19 +122,6 @@ def _happenings(lines: Sequence[JournalLine]) -> Iterator[tuple[float, int, int]
             if after_ms is None or line.outcome != Outcome.COMPLETED:
                 raise ValueError(f"the journal's request {number} is not a stream that was answered whole")
             yield (line.timestamp + after_ms) / 1000, number, what
-
-
-def _poll(router: Router, fleet: Sequence[SimulatedReplica], at: float) -> None:
-    """A look at each replica; a journal does not tell what its load was."""
-    for one in fleet:
-        report = LoadReport(kv_capacity_tokens=one.limits.kv_tokens, block_tokens=one.limits.block_tokens)
-        router.observe(LoadReported(one.name, at, report))
-
-
-def _route_request(number: int, line: JournalLine, asked: TraceRequest) -> RouteRequest:
-    chains = (token_chain(_FORM, asked.prompt(number)),)
-    at = line.timestamp / 1000
-    return RouteRequest(str(number), MODEL, PrefixChain(), line.streams, at, chains, session=line.session)
 
 
 def _decided(answer: object) -> Decision:

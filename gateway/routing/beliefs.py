@@ -261,17 +261,15 @@ def overlap_of(depths: Depths, block_tokens: float, engine_block: int | None, li
         return NOTHING
     block, most = engine_block or 1, max(limit_tokens - 1, 0)
     most -= most % block
-    likely = int(any_way * block_tokens)
-    likely = min(likely - likely % block, most)
-    settled = likely
-    if computed != any_way:
-        settled = int(computed * block_tokens)
-        settled = min(settled - settled % block, most)
-    confirmed = settled
-    if sure != computed:
-        confirmed = int(sure * block_tokens)
-        confirmed = min(confirmed - confirmed % block, most)
+    likely = _whole(any_way, block_tokens, block, most)
+    settled = likely if computed == any_way else _whole(computed, block_tokens, block, most)
+    confirmed = settled if sure == computed else _whole(sure, block_tokens, block, most)
     return Overlap(confirmed, settled - confirmed, likely - settled)
+
+
+def _whole(depth: int, block_tokens: float, engine_block: int, most: int) -> int:
+    tokens = int(depth * block_tokens)
+    return min(tokens - tokens % engine_block, most)
 
 
 def _link_before(block: bytes, chains: Iterable[PrefixChain]) -> int | None:

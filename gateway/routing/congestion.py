@@ -55,14 +55,16 @@ class Congestion:
 
     def others_share(self, now: float, slots: Sequence[int]) -> float:
         """Milliseconds that a millisecond of prefill at one of these replicas costs others, wherever they go."""
-        busy = self.busy(now, slots)
-        return max(WEIGHT * busy / (1.0 - busy), LEAST_SHARE)
+        return _share(self.busy(now, slots))
 
     def price(self, now: float, slots: Sequence[int]) -> "Price":
         """What work at these replicas costs others now."""
-        share = self.others_share(now, slots)
-        idle = 1.0 - self.busy(now, slots)
-        return Price(share, idle / (2000 * self._window_s(now)), self._requests)
+        busy = self.busy(now, slots)
+        return Price(_share(busy), (1.0 - busy) / (2000 * self._window_s(now)), self._requests)
+
+
+def _share(busy: float) -> float:
+    return max(WEIGHT * busy / (1.0 - busy), LEAST_SHARE)
 
 
 class Price(NamedTuple):

@@ -213,9 +213,8 @@ def _learn_prefill(replica: Replica, booking: Booking, fact: Finished) -> None:
     The engine's own time is that of the request, which shared its steps with others: it is an upper limit to its share.
     Where the engine does not say what was cached, it was for the tokens expected uncached.
     """
-    measured_ms = booking.service_ms
-    if fact.timing is not None:
-        measured_ms = min(fact.timing.prefill_ms, fact.timing.prefill_ms if measured_ms is None else measured_ms)
+    known = [booking.service_ms, None if fact.timing is None else fact.timing.prefill_ms]
+    measured_ms = min((ms for ms in known if ms is not None), default=None)
     if measured_ms is None:
         return
     uncached = booking.prompt_tokens - booking.routed_tokens

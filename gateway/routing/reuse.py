@@ -1,6 +1,6 @@
 """Reuse: how likely a block that has been idle for so long is asked for again, from a sample of all blocks; pure."""
 
-from collections.abc import Iterator
+from itertools import islice
 from math import exp, log2
 from typing import Final
 
@@ -67,7 +67,7 @@ class Reuse:
             cache[link] = now
         surplus = len(cache) - self._sizes[slot]
         if surplus > 0:
-            for link in [link for link, _ in zip(cache, range(surplus), strict=False)]:
+            for link in list(islice(cache, surplus)):
                 del cache[link]
 
     def loss(self, slot: int) -> float:
@@ -85,12 +85,9 @@ class Reuse:
             self._again = [kept * count for count in self._again]
             self._gone = [kept * count for count in self._gone]
         self._drop_old(now)
-        oldest = [next(iter(cache.values())) if full else None for cache, full in self._full()]
-        for slot, at in enumerate(oldest):
-            self._prices[slot] = 0.0 if at is None else self._probability(at, now)
-
-    def _full(self) -> Iterator[tuple[dict[int, float], bool]]:
-        return ((cache, len(cache) >= size) for cache, size in zip(self._caches, self._sizes, strict=True))
+        for slot, (cache, size) in enumerate(zip(self._caches, self._sizes, strict=True)):
+            full = len(cache) >= size
+            self._prices[slot] = self._probability(next(iter(cache.values())), now) if full else 0.0
 
     def _drop_old(self, now: float) -> None:
         surplus = len(self._last) - _KEPT

@@ -91,11 +91,10 @@ class Router:
         """
         answer = self._decide(request, now, self._rng.random())
         if isinstance(answer, Decision):
+            self._last_ticket = answer.ticket
             if self._hold_ms and not request.tried and self._is_full(self._fleet.replicas[answer.chosen.slot], now):
-                self._last_ticket = answer.ticket
                 self._held.add(answer.ticket, request, answer.chosen, now)
                 return Held(answer.ticket, answer.chosen)
-            self._last_ticket = answer.ticket
             self._book(answer, request, now)
         return answer
 
@@ -119,7 +118,7 @@ class Router:
         free, gone = self._free(now), self._gone()
         looks = 0
         for held in self._held.by_turn() if free or any(held.slot in gone for held in self._held) else ():
-            if held.slot not in free | gone and (not free or now - held.looked_at < RELOOK_S):
+            if held.slot not in free and held.slot not in gone and (not free or now - held.looked_at < RELOOK_S):
                 continue
             answer = self._decide(held.request, now, self._rng.random(), held.ticket)
             looks += 1

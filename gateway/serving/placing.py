@@ -69,7 +69,6 @@ class Placer:
     def _timed(self) -> None:
         self._timer = None
         self.look()
-        self._look_later()
 
     def close(self) -> None:
         """Look no more."""

@@ -30,6 +30,7 @@ class PooledChooser:
     """
 
     poll_s = 1.0
+    reads_waiting_tokens = False
 
     def __init__(self, fleet: Sequence[SimulatedReplica]) -> None:
         self._fleet = fleet

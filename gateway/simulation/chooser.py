@@ -40,6 +40,8 @@ class Chooser(Protocol):
 
     poll_s: float
     """It is told each replica's load this often."""
+    reads_waiting_tokens: bool
+    """Whether that is with the uncached tokens that wait (where engines say them), which take long to count."""
 
     def ask(self, asked: Asked, now: float) -> None:
         """Where should it go? Also asked again when an engine failed it before its first token."""

@@ -20,6 +20,7 @@ class ComparedChooser:
     """
 
     poll_s = 0.05
+    reads_waiting_tokens = False
 
     def __init__(
         self,
@@ -40,7 +41,7 @@ class ComparedChooser:
     def ask(self, asked: Asked, now: float) -> None:
         """Choose, and count the prompt at its worker from this moment on."""
         block_tokens = self._workers[0].block_tokens
-        blocks = tuple(int.from_bytes(block[:_NAME_BYTES], "little") for block in asked.blocks)
+        blocks = tuple(map(_name, asked.blocks))
         self._choose(Prompt(asked.number, asked.tokens, blocks, block_tokens, asked.session), now)
 
     def _choose(self, prompt: Prompt, now: float) -> None:

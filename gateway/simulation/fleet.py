@@ -10,14 +10,13 @@ from typing import Final
 from engines.simulated.model import EngineModel
 from engines.simulated.profile import PROFILES, EngineProfile
 from engines.simulated.sequences import EngineLimits
-from engines.simulated.settings import SimulatorSettings
+from engines.simulated.settings import DEFAULT_PROFILES, SimulatorSettings
 from gateway.journal.lines import FleetPool
 
 DEFAULT_FLEET: Final = "vllm-w4a8:4,sglang-fp4:4"
 DEFAULT_KV_TOKENS: Final = 1_000_000
 DEFAULT_CHUNK_TOKENS: Final = 8192
 BLOCK_TOKENS: Final = 256
-_PROFILES_BY_ENGINE: Final = {"vllm": "vllm-w4a8", "sglang": "sglang-fp4"}
 _ENTRY: Final = re.compile(r"(?P<profile>[\w.-]+):(?P<count>\d+)(?:@(?P<speed>\d+(?:\.\d+)?))?")
 
 
@@ -88,7 +87,7 @@ def recorded_fleet(
     """
     replicas: list[SimulatedReplica] = []
     for pool in pools:
-        profile = _PROFILES_BY_ENGINE.get(pool.engine)
+        profile = DEFAULT_PROFILES.get(pool.engine)
         if profile is None:
             raise FleetError(f"nothing simulates the engine `{pool.engine}` of the journal's pool `{pool.pool}`")
         chunk = pool.chunk_tokens or DEFAULT_CHUNK_TOKENS

@@ -40,6 +40,7 @@ class RoutedChooser:
     """
 
     poll_s = 1.0
+    reads_waiting_tokens = True
 
     def __init__(
         self,
@@ -64,16 +65,20 @@ class RoutedChooser:
 
     def ask(self, asked: Asked, now: float) -> None:
         """Route it."""
-        request = RouteRequest(
-            request_id=str(asked.number),
+        request = self.request(asked.number, asked.prompt, asked.session, now)
+        self._answered(request, self.router.route(request, now))
+
+    def request(self, number: int, prompt: bytes, session: str | None, at: float) -> RouteRequest:
+        """A stream that is asked for at this time, as the Router takes it; `prompt` is its token ids."""
+        return RouteRequest(
+            request_id=str(number),
             model=MODEL,
             chain=_NO_TEXT,
-            token_chains=(token_chain(self._form, asked.prompt),),
+            token_chains=(token_chain(self._form, prompt),),
             streams=True,
-            accepted_at=now,
-            session=asked.session,
+            accepted_at=at,
+            session=session,
         )
-        self._answered(request, self.router.route(request, now))
 
     def _answered(self, request: RouteRequest, answer: Decision | Rejection | Held) -> None:
         match answer:

@@ -154,7 +154,7 @@ class Run:
     def _poll(self) -> None:
         now = self._clock.now
         for slot, engine in enumerate(self._engines):
-            self._chooser.reported(slot, _report(engine), now)
+            self._chooser.reported(slot, _report(engine, waiting_tokens=self._chooser.reads_waiting_tokens), now)
         self._clock.at(now + self._chooser.poll_s, self._poll)
 
     def _die(self, slot: int) -> None:
@@ -176,9 +176,9 @@ class Run:
         self._chooser.up(slot, self._clock.now)
 
 
-def _report(engine: VirtualEngine) -> LoadReport:
+def _report(engine: VirtualEngine, *, waiting_tokens: bool) -> LoadReport:
     model = engine.model
-    tells = model.profile.engine == "sglang"
+    tells = waiting_tokens and model.profile.engine == "sglang"
     return LoadReport(
         running_requests=len(model.running),
         waiting_requests=len(model.waiting),

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-TOKEN_BYTES: Final = 4
+from engines.simulated.tokens import TOKEN_BYTES
+
 _ID_BYTES: Final = 8
 
 

@@ -19,7 +19,7 @@ def text(ms, name="x"):
     return (name + "-") * round((ms - 17) / (547 / 8192 / 4) / (len(name) + 1))
 
 
-def test_plain_steps_do_not_chain(drive, pool_of):
+def test_first_tokens_close_together_are_not_one_endless_step(drive, pool_of):
     driver = drive(pool_of("p", "r1"))
     ds = [driver.route(f"n {i}") for i in range(200)]
     for d in ds:
@@ -29,7 +29,7 @@ def test_plain_steps_do_not_chain(drive, pool_of):
     assert replica.bookings[ds[-1].ticket].service_ms < 9
 
 
-def test_all_down_all_down_all_told(drive, pool_of):
+def test_when_all_replicas_are_down_all_who_are_held_are_told(drive, pool_of):
     driver = learned(drive, pool_of("p", "r1"))
     driver.route(text(2000))
     held = [driver.hold(text(100, f"{n}")).ticket for n in range(5)]
@@ -76,7 +76,7 @@ def test_a_full_kv_cache_does_not_hold(drive, pool_of):
     assert isinstance(a, Decision), (a.best.wait_ms, "held while free by _free")
 
 
-def test_d8_unlearned(drive, pool_of):
+def test_nobody_is_held_for_a_replica_that_shows_no_progress(drive, pool_of):
     driver = drive(pool_of("p", "r1"), hold_ms=600.0)
     driver.route(text(2000), streams=False)
     assert isinstance(driver.answer(text(100)), Decision)
