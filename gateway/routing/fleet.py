@@ -138,8 +138,7 @@ class Replica:
         return self._curve or best_known(self.curves)
 
     def heard(self) -> None:
-        """The replica said something of itself: its blocks may be others than was thought."""
-        self.block_tokens = self.report.block_tokens or self.description.block_tokens
+        """The replica said something of its blocks: follow it in what its ledger, or else its report, has them be."""
         block_tokens = self.cache.ledger.block_tokens or self.block_tokens
         encoding = self.pool.spec.encoding
         self.form = token_form(encoding, block_tokens) if encoding and block_tokens else None
@@ -147,7 +146,6 @@ class Replica:
     def reported(self, report: LoadReport, now: float) -> None:
         """Take the engine's word on its load."""
         self.report = report
-        self.heard()
         ours = [one.prompt_tokens - one.routed_tokens for one in self._prefilling.values()]
         capacity = report.kv_capacity_tokens or self.description.kv_capacity_tokens
         self.load.reported(report, capacity, ours, self.curve, now)

@@ -162,7 +162,6 @@ class Learner:
                 replica.models = {card.id: card for card in fact.models}
                 self._fleet.list_models()
                 replica.description = fact.description
-                replica.heard()
                 replica.reports_cached_tokens |= bool(fact.description.reports_cached_tokens)
                 self._resize(replica, fact.description.kv_capacity_tokens)
             case ReplicaDown():
@@ -197,8 +196,10 @@ class Learner:
 
     def _resize(self, replica: Replica, kv_tokens: int | None) -> None:
         """Guess as many blocks as the engine can hold, and follow its blocks in its own size."""
+        replica.block_tokens = replica.report.block_tokens or replica.description.block_tokens
         if replica.block_tokens:
             replica.cache.ledger.resize(replica.block_tokens)
+        replica.heard()
         if kv_tokens:
             form = replica.form
             tokens = form.block if form else self._block_bytes / replica.pool.token_ratio.bytes_per_token

@@ -37,6 +37,13 @@ def test_tokens_are_used_where_the_block_size_is_known(drive, pool_of):
     assert driver.replica("r1").cache.counted_in == "blocks of 128 tokens"
 
 
+def test_an_engine_that_reports_other_blocks_is_followed_in_these_at_once(drive, pool_of):
+    driver = drive(pool_of("p", "r1", encoding="tokenizer:x"))
+    driver.load("r1", block_tokens=128, kv_capacity_tokens=100_000)
+    driver.load("r1", block_tokens=64, kv_capacity_tokens=100_000)
+    assert driver.router.token_forms() == {ChainForm(64, "tokenizer:x")}
+
+
 def test_a_pool_without_an_encoding_is_followed_by_text(drive):
     driver = drive()
     driver.load("r1", block_tokens=128)
