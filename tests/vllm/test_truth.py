@@ -128,6 +128,7 @@ async def test_a_thousand_lost_messages_leave_nothing_stale(vllms: list[RealVllm
             await until(lambda: live(run, "real-0"), 30)
             text = prompt(3)
             assert await ask(run.url, text) == (0, 0)
+            await heard(run, text)
             predicted, cached = await ask(run.url, text)
             assert predicted == cached >= 4 * BLOCK
             relay.lose = 1000
