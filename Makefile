@@ -35,9 +35,9 @@ lint: $(VENV)/dev.stamp  ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-test: lint  ## lint, then the whole test suite with coverage
+test: lint  ## lint, then the whole test suite with coverage, on all cores
 	$(BIN)/coverage erase
-	$(BIN)/python -m pytest --cov --cov-report=term -m 'not real_vllm' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --cov --cov-report=term -m 'not real_vllm' $(PYTEST_ARGS)
 
 VLLM_ENV ?= .venv-vllm
 test-vllm: $(VENV)/dev.stamp  ## two real vLLM CPU servers behind the gateway (first run installs about 3.5 GB into .venv-vllm)

@@ -120,11 +120,6 @@ class Beliefs:
 
     def claim(self, view: CacheView, promise: Promise, settled: int = 0) -> None:
         """The replica is sent this prompt, and will hold it; `settled` of its blocks are known to be there."""
-        if not view.covers(promise.chain):
-            self.index.pin(view.slot, promise.chain, promise.ticket)
-        self._promise(view, promise, settled)
-
-    def _promise(self, view: CacheView, promise: Promise, settled: int = 0) -> None:
         self.index.claim(view.slot, view.believable(promise.chain), promise.ticket, settled)
 
     def first_token(self, view: CacheView, promise: Promise) -> None:
@@ -132,24 +127,15 @@ class Beliefs:
         if not view.covers(promise.chain):
             self.index.settle(view.slot, view.believable(promise.chain))
 
-    def lost(self, view: CacheView, promise: Promise, others: Iterable[Promise]) -> None:
-        """The attempt died: what rested on its promise alone goes, unless others in flight promise it too."""
-        self.index.unpin(view.slot, promise.ticket)
-        if promise.first_token_at is not None and not view.covers(promise.chain):
-            return
-        self.index.withdraw(view.slot, promise.chain, promise.ticket)
-        family = promise.chain.family
-        for other in others:
-            if other is not promise and other.chain.family == family and other.first_token_at is None:
-                self._promise(view, other)
+    def lost(self, view: CacheView, promise: Promise) -> None:
+        """The attempt died: what rested on its promise alone goes."""
+        self.index.release(view.slot, promise.ticket)
 
     def computed(self, view: CacheView, promise: Promise) -> None:
         """The attempt completed: the replica has the prompt, whether or not a first token was seen."""
-        self.index.unpin(view.slot, promise.ticket)
-        if view.covers(promise.chain):
-            self.index.withdraw(view.slot, promise.chain, promise.ticket)  # events said what is there
-        else:  # engines order what they evict by when it was last let go
+        if not view.covers(promise.chain):  # engines order what they evict by when it was last let go
             self.index.settle(view.slot, view.believable(promise.chain))
+        self.index.release(view.slot, promise.ticket)
 
     def delivered(
         self, view: CacheView, promise: Promise, tokens: int, at: float, block_tokens: float, missing_beyond: int
@@ -262,6 +248,8 @@ def overlap_of(depths: Depths, block_tokens: float, engine_block: int | None, li
     block, most = engine_block or 1, max(limit_tokens - 1, 0)
     most -= most % block
     likely = _whole(any_way, block_tokens, block, most)
+    if sure == any_way:
+        return Overlap(likely)
     settled = likely if computed == any_way else _whole(computed, block_tokens, block, most)
     confirmed = settled if sure == computed else _whole(sure, block_tokens, block, most)
     return Overlap(confirmed, settled - confirmed, likely - settled)

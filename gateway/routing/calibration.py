@@ -120,6 +120,8 @@ class Calibration:
     confirmed: DeliveryCurve = field(default_factory=DeliveryCurve)
     inferred: DeliveryCurve = field(default_factory=DeliveryCurve)
     promised: DeliveryCurve = field(default_factory=DeliveryCurve)
+    exact: bool = True
+    """Whether all that is believed is expected, as far as the engine's rules allow."""
     observations: int = 0
     quantum: int = 1
     """Hits come in multiples of so many tokens."""
@@ -134,14 +136,14 @@ class Calibration:
     def expect(self, overlap: Overlap) -> int:
         """Tokens that the replica will report as cached for a prompt with this overlap."""
         confirmed, inferred, promised = overlap
-        total = confirmed + inferred + promised
-        if not total:
-            return 0
-        curves = self.confirmed, self.inferred, self.promised
-        if curves[0].exact and curves[1].exact and curves[2].exact:
-            return self.reachable(total)
-        tokens = curves[0].expect(confirmed) + curves[1].expect(inferred) + curves[2].expect(promised)
-        return self.reachable(round(min(tokens, total)))
+        tokens = confirmed + inferred + promised
+        if not self.exact:
+            curves = self.confirmed, self.inferred, self.promised
+            expected = curves[0].expect(confirmed) + curves[1].expect(inferred) + curves[2].expect(promised)
+            tokens = round(min(expected, tokens))
+        tokens -= self.shortfall
+        tokens -= tokens % self.quantum
+        return tokens if tokens >= self.minimum else 0
 
     def observe(self, overlap: Overlap, delivered: int, block_tokens: int) -> None:
         """Learn from one finished request; `block_tokens` is the size of the blocks that were counted."""
@@ -157,6 +159,7 @@ class Calibration:
                 curve.observe(believed, part, block_tokens)
             rest -= part
             whole = whole and part >= believed - block_tokens
+        self.exact = self.confirmed.exact and self.inferred.exact and self.promised.exact
 
     def reachable(self, tokens: int) -> int:
         """What the engine's rules leave of so many cached tokens."""

@@ -1,7 +1,7 @@
 """Congestion: what a second of prefill costs those who come after it, from how busy the fleet is; pure."""
 
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 WINDOW_S: Final = 60.0
@@ -23,8 +23,8 @@ class Congestion:
 
     def __init__(self) -> None:
         self._routed: deque[tuple[float, int, float]] = deque()
-        self._work_ms: dict[int, float] = {}  # by slot
-        self._requests: dict[int, int] = {}
+        self._work_ms: defaultdict[int, float] = defaultdict(float)  # by slot
+        self._requests: Counter[int] = Counter()
         self._since: float | None = None
 
     def routed(self, now: float, slot: int, work_ms: float) -> None:
@@ -32,8 +32,8 @@ class Congestion:
         if self._since is None:
             self._since = now
         self._routed.append((now, slot, work_ms))
-        self._work_ms[slot] = self._work_ms.get(slot, 0.0) + work_ms
-        self._requests[slot] = self._requests.get(slot, 0) + 1
+        self._work_ms[slot] += work_ms
+        self._requests[slot] += 1
 
     def busy(self, now: float, slots: Sequence[int]) -> float:
         """ρ of these replicas together, from 0 to `MOST_BUSY`."""
@@ -47,7 +47,7 @@ class Congestion:
             self._requests.clear()
             return 0.0
         window_s = self._window_s(now)
-        work = sum([work_ms.get(slot, 0.0) for slot in slots])
+        work = sum([work_ms[slot] for slot in slots])
         return min(max(work, 0.0) / (1000 * window_s * len(slots)), MOST_BUSY)
 
     def _window_s(self, now: float) -> float:
@@ -72,8 +72,4 @@ class Price(NamedTuple):
 
     share: float
     per_request: float
-    requests: Mapping[int, int]
-
-    def others_ms(self, slot: int, prefill_ms: float) -> float:
-        """What so much prefill at the replica costs others."""
-        return prefill_ms * (self.share + self.per_request * self.requests.get(slot, 0) * prefill_ms)
+    requests: Counter[int]

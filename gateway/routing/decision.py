@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.routing.calibration import Overlap
+from gateway.routing.candidates import Candidate
 from gateway.routing.chain import PrefixChain
 
 ANONYMOUS: Final = "anonymous"
@@ -34,58 +34,6 @@ class RouteRequest(msgspec.Struct, frozen=True):
     tried: frozenset[str] = frozenset()
 
 
-class CostTerm(msgspec.Struct, frozen=True):
-    """One part of a candidate's cost, in milliseconds to first token."""
-
-    name: str
-    ms: float
-
-
-class Candidate(msgspec.Struct, frozen=True):
-    """One row of the table that a policy picks from.
-
-    `overlap` is what is believed to be cached, `cached_tokens` what of it is expected to be delivered; `counted_in`
-    says whether that counts tokens or text. `fill` is the share (0..1) of the replica's index in use. Beside its own
-    wait and prefill, a request costs others: `others_ms` by delaying those who come after it, `eviction_ms` by
-    pushing out of a full cache what would have been hit.
-    """
-
-    replica: str
-    pool: str
-    url: str
-    slot: int
-    prompt_tokens: int
-    cached_tokens: int
-    overlap: Overlap
-    counted_in: str
-    inflight: int
-    fill: float
-    wait_ms: float
-    prefill_ms: float
-    others_ms: float
-    eviction_ms: float = 0.0
-
-    @property
-    def ttft_ms(self) -> float:
-        """Predicted time to first token."""
-        return self.wait_ms + self.prefill_ms
-
-    @property
-    def cost_ms(self) -> float:
-        """What the `ttft` policy compares: this request's time to first token and what it costs others."""
-        return self.wait_ms + self.prefill_ms + self.others_ms + self.eviction_ms
-
-    @property
-    def terms(self) -> tuple[CostTerm, ...]:
-        """The cost, term by term."""
-        return (
-            CostTerm("wait", self.wait_ms),
-            CostTerm("prefill", self.prefill_ms),
-            CostTerm("others", self.others_ms),
-            CostTerm("eviction", self.eviction_ms),
-        )
-
-
 class Decision(msgspec.Struct, frozen=True):
     """Where the request goes. `ticket` names the attempt in every later fact."""
 
@@ -100,7 +48,7 @@ class Decision(msgspec.Struct, frozen=True):
     @property
     def why(self) -> str:
         """One sentence for a person."""
-        others = [c for c in self.candidates if c is not self.chosen]
+        others = [candidate for candidate in self.candidates if candidate is not self.chosen]
         if not others:
             return f"{self.chosen.replica} is the only usable replica"
         best = min(others, key=lambda c: c.cost_ms)

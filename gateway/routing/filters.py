@@ -32,7 +32,7 @@ def usable(fleet: Fleet, stored: Mapping[str, str], request: RouteRequest) -> Us
     if replicas is None:
         message = f"The model `{model}` does not exist. Served here: {_listed(served)}"
         return Rejection(RejectionReason.MODEL_NOT_FOUND, message)
-    serving = [replica for replica in replicas if replica.state is ReplicaState.UP]
+    serving = fleet.up[model]
     if serving and _is_plain(request):
         return Usable(model, serving, serving)
     holder = stored.get(request.response_id) if request.response_id else None

@@ -4,11 +4,14 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
+from math import inf
 from typing import Final
 
 from engines.reports import EngineDescription, LoadReport, ModelCard, PrefillSettings
 from gateway.routing.beliefs import CacheView
 from gateway.routing.calibration import Overlap
+from gateway.routing.candidates import Alike, Standing
 from gateway.routing.chain import ChainForm, PrefixChain, token_form
 from gateway.routing.curves import ENOUGH, PrefillCurve, TokenRatio, TokenRatios, best_known, blended
 from gateway.routing.decision import RouteRequest
@@ -117,6 +120,8 @@ class Replica:
     reports_cached_tokens: bool = False
     load: EngineLoad = field(default_factory=EngineLoad)
     bookings: dict[int, Booking] = field(default_factory=dict)
+    standing: Standing | None = None
+    """None since the last fact about it."""
     _curve: PrefillCurve | None = None
     """Its pool's at its own pace, once it has one."""
     _prefilling: OrderedDict[int, Booking] = field(default_factory=OrderedDict)
@@ -133,9 +138,39 @@ class Replica:
         return self.cache.slot
 
     @property
+    def alike(self) -> Alike:
+        """What it shares with replicas that see a prompt as it does; the same object for all of them."""
+        return _interned((self.pool.spec.name, self.form, self.block_tokens))
+
+    @property
     def curve(self) -> PrefillCurve:
         """What its prefills are predicted by."""
         return self._curve or best_known(self.curves)
+
+    def stand(self, fill: float) -> Standing:
+        """What is true of it until the next fact about it; `fill` is the share of its index in use."""
+        curve, load, spec = self.curve, self.load, self.spec
+        self.standing = Standing(
+            spec.name,
+            self.pool.spec.name,
+            spec.url,
+            self.cache.slot,
+            self.alike,
+            None if self.cache.watch.broken else self.cache.calibration,
+            curve.base_ms,
+            curve.ms_per_token,
+            curve.ms_per_token2,
+            len(self.bookings),
+            bool(self._prefilling) or load.others_ms > 0,
+            fill,
+            inf if load.free_tokens is None or not load.used_tokens else load.free_tokens,
+        )
+        return self.standing
+
+    @property
+    def borrows(self) -> bool:
+        """Whether it is predicted by a curve that others' prefills change."""
+        return self._curve is None
 
     def heard(self) -> None:
         """The replica said something of its blocks: follow it in what its ledger, or else its report, has them be."""
@@ -207,7 +242,7 @@ class Replica:
 
     def wait_ms(self, now: float) -> float:
         """Milliseconds before a prompt sent now would be begun: prefill booked here, and others' in the engine."""
-        return self.booked_ms(now) + self.load.wait_ms(now)
+        return self.booked_ms(now) + (self.load.wait_ms(now) if self.load.others_ms else 0.0)
 
     @property
     def shows_progress(self) -> bool:
@@ -220,9 +255,11 @@ class Replica:
         The head of the queue is credited with the time since the last first token, but never with more
         than its own work. Plain requests at the front stop counting once they are overdue.
         """
+        if not self._prefilling:
+            return 0.0
         left_ms, since = self._prefilling_ms, self._prefill_since
         for head in self._prefilling.values():
-            if not head.overdue(now):
+            if head.streams or not head.overdue(now):
                 return max(left_ms - min((now - since) * 1000, head.prefill_ms), 0.0)
             left_ms, since = left_ms - head.prefill_ms, max(since, head.due_at)
         return 0.0
@@ -274,6 +311,8 @@ class Fleet:
         self.curve = PrefillCurve()
         self.served: dict[str, list[Replica]] = {}
         """Every model that can be asked for, with the replicas that serve it, in a stable order."""
+        self.up: dict[str, list[Replica]] = {}
+        """The same, of the replicas that are up."""
         self.adapters: set[str] = set()
         """The names among them that are adapters: their prompts share no cache with their model's."""
         self._by_name: dict[str, Replica] = {}
@@ -301,14 +340,34 @@ class Fleet:
         pools = [pool for pool in self.pools.values() if pool.spec.model is None]
         return [replica for pool in pools if not any(r.models for r in pool.replicas) for replica in pool.replicas]
 
+    def learn(self, replica: Replica, uncached_tokens: int, measured_ms: float) -> None:
+        """One measured prefill there, which those learn from too that have no curve of their own yet."""
+        replica.learn(uncached_tokens, measured_ms)
+        for other in self.replicas:
+            if other.borrows:
+                other.standing = None
+
     def list_models(self) -> None:
         """Renew `served`, after replicas came or said what they serve."""
         self.served = {}
         for replica in self.replicas:
             for model in _names(replica):
                 self.served.setdefault(model, []).append(replica)
+        self.list_up()
         cards = [card for replica in self.replicas for card in replica.models.values()]
         self.adapters = {card.id for card in cards if card.parent is not None}
+
+    def list_up(self) -> None:
+        """Renew `up`, after a replica came or went."""
+        self.up = {
+            model: [replica for replica in replicas if replica.state is ReplicaState.UP]
+            for model, replicas in self.served.items()
+        }
+
+
+@lru_cache
+def _interned(alike: Alike) -> Alike:
+    return alike
 
 
 def _names(replica: Replica) -> Iterator[str]:

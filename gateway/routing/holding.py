@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.routing.decision import Candidate, RouteRequest
+from gateway.routing.candidates import Candidate
+from gateway.routing.decision import RouteRequest
 
 DEFAULT_HOLD_MS: Final = 600.0
 """Prefill queued at a replica above which requests for it are held: about a chunk of 8192 tokens on 2×H200."""

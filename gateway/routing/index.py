@@ -1,29 +1,22 @@
 """The prefix index: which replica holds which block, and how sure we are of it; bounded per replica; pure."""
 
+from bisect import bisect
 from collections import Counter
 from collections.abc import Iterable
-from itertools import islice, repeat
+from functools import lru_cache
+from itertools import islice
 from typing import Final, NamedTuple
 
 from gateway.routing.chain import PrefixChain
 
-SETTLED: Final = 0
-"""Owner of a guessed block that was computed: a first token came. A positive owner is the ticket that promises it."""
-CONFIRMED: Final = -1
-"""Owner of a guessed block that the engine has reported as a hit."""
-
 GUESS_ENTRY_BYTES: Final = 120
 """Memory of one guessed block at one replica: its place in two maps and its integers (`make bench-index`)."""
-
-DEGREES: Final = 3
-"""Degrees of certainty: figures a slot in `PrefixIndex.depths`."""
 
 _SURE: Final = 1
 _COMPUTED: Final = 2
 _LIKELY: Final = 4
-_BITS: Final = DEGREES
+_BITS: Final = 3
 _ALL: Final = _LIKELY | _COMPUTED | _SURE
-_STRIDE: Final = 32
 _MOST_MASKS: Final = 65_536
 _EVICT_SHARE: Final = 64
 """Evicting a 64th of the capacity at once keeps the scan over a dict's vacated front short."""
@@ -41,24 +34,28 @@ class Depths(NamedTuple):
     likely: int = 0
 
 
+NOWHERE: Final = Depths()
+
+
 class PrefixIndex:
     """A flat map from chained hash to the replicas that hold it, in three degrees of certainty.
 
     Replicas are slots 0, 1, 2, …; a hash's holders are a bit mask with three bits a slot. A block is *stated* when
-    the replica's own events say that it is there, *guessed* when our routing makes us think so. Guesses are bounded
-    by an LRU of the replica's capacity that forgets tails before heads, as engines do; statements are bounded by
-    whoever keeps them (`BlockLedger`). A fenced slot holds nothing as far as anyone can see.
+    the replica's own events say that it is there, *guessed* when we saw it computed or hit, *promised* while an
+    attempt in flight will compute it. Guesses are bounded by an LRU of the replica's capacity that forgets tails
+    before heads, as engines do; statements are bounded by whoever keeps them (`BlockLedger`), promises by what is in
+    flight. A fenced slot holds nothing as far as anyone can see.
     """
 
     def __init__(self) -> None:
         self._holders: dict[int, int] = {}
         self._masks: dict[int, int] = {}  # one object for each mask that occurs
-        self._guessed: list[dict[int, int]] = []  # link -> owner, least recently used first
+        self._guessed: list[dict[int, bool]] = []  # least recently used first; a set with an order
         self._stated: list[int] = []
         self._capacity: list[int] = []
-        self._pins: list[dict[int, tuple[int, ...]]] = []  # by ticket
-        self._pinned: list[Counter[int]] = []
-        self._uncounted: list[list[int]] = []
+        self._in_flight: list[dict[int, tuple[int, ...]]] = []  # by ticket
+        self._in_use: list[Counter[int]] = []
+        self._uncounted: list[dict[int, bool]] = []  # tickets that are not in `_in_use` yet
         self._trusted = 0
 
     def add_replica(self, capacity_blocks: int) -> int:
@@ -67,9 +64,9 @@ class PrefixIndex:
         self._guessed.append({})
         self._stated.append(0)
         self._capacity.append(capacity_blocks)
-        self._pins.append({})
-        self._pinned.append(Counter())
-        self._uncounted.append([])
+        self._in_flight.append({})
+        self._in_use.append(Counter())
+        self._uncounted.append({})
         self._trusted |= _ALL << _BITS * slot
         return slot
 
@@ -101,111 +98,101 @@ class PrefixIndex:
         """Whether the slot is fenced."""
         return not self._trusted >> _BITS * slot & _ALL
 
-    def overlaps(self, chain: PrefixChain) -> list[Depths]:
-        """Leading blocks of the chain held, for every slot."""
-        depths = self.depths(chain)
-        return [Depths(*depths[at : at + DEGREES]) for at in range(0, len(depths), DEGREES)]
+    def depths(self, chain: PrefixChain) -> list[Depths]:
+        """Leading blocks of the chain held, for every slot.
 
-    def depths(self, chain: PrefixChain) -> list[int]:
-        """The same as plain figures, `DEGREES` a slot: one walk serves all replicas."""
-        depths = [0] * (_BITS * len(self._guessed))
-        alive = self._trusted
+        Caches evict tails before heads, so whoever holds a block holds all that stand before it: where holdings end
+        is found by bisection, for all slots and degrees at once.
+        """
+        depths = [NOWHERE] * len(self._guessed)
         links, get = chain.hashes, self._holders.get
-        for start in range(0, len(links), _STRIDE):
-            stretch = links[start : start + _STRIDE]
-            common = alive
-            for mask in set(map(get, stretch, repeat(0))):  # few differ, and the set is made without our help
-                common &= mask
-            if common == alive:
-                continue
-            for depth, link in enumerate(stretch, start):
-                still = alive & get(link, 0)
-                if still != alive:
-                    _record(depths, alive ^ still, depth)
-                    alive = still
-                    if not alive:
-                        break
-            if not alive:
-                break
-        _record(depths, alive, len(links))
+        alive = self._trusted & get(links[0], 0) if links else 0
+        if not alive:
+            return depths
+        last = len(links) - 1
+        whole = alive & get(links[last], 0)
+        _fall(depths, whole, last + 1)
+        searches = [(0, last, alive ^ whole)] if alive != whole else []
+        while searches:  # in each, the bits are alive at `low` and not at `high`
+            low, high, bits = searches.pop()
+            while high - low > 1:
+                middle = (low + high) // 2
+                beyond = bits & get(links[middle], 0)
+                if not beyond:
+                    high = middle
+                else:
+                    if beyond != bits:
+                        searches.append((low, middle, bits ^ beyond))
+                        bits = beyond
+                    low = middle
+            _fall(depths, bits, high)
         return depths
 
-    # ── guesses ──────────────────────────────────────────────────────────────────────────────────
+    # ── attempts ─────────────────────────────────────────────────────────────────────────────────
 
     def claim(self, slot: int, chain: PrefixChain, ticket: int, settled: int = 0) -> None:
-        """The attempt `ticket` will make the slot hold the whole chain, of which it has `settled` blocks already.
+        """The attempt `ticket` uses the chain, and will make the slot hold all of it; `settled` blocks are there.
 
-        What that pushes out of a full cache is forgotten when it is computed, not yet.
+        Engines evict no block that a running request uses. What it pushes out of a full cache is forgotten when it
+        is computed, not yet.
         """
-        guessed, shift = self._guessed[slot], _BITS * slot
-        holders = self._holders
+        self._in_flight[slot][ticket] = chain.hashes
+        self._uncounted[slot][ticket] = True
+        holders, promised = self._holders, _LIKELY << _BITS * slot
         links = chain.hashes[settled:]
-        if holders.keys().isdisjoint(links):
-            mask = _LIKELY << shift
-            guessed.update(dict.fromkeys(reversed(links), ticket))
-            holders.update(dict.fromkeys(links, self._masks.setdefault(mask, mask)))
-            return
-        for link in reversed(links):  # the head is the last to be forgotten
-            owner = guessed.get(link)
-            if owner is None:
-                mask = holders.get(link, 0)
-                if not mask >> shift & _LIKELY:
-                    guessed[link] = ticket
-                    self._mark(link, mask | _LIKELY << shift)
-            elif owner > 0:
-                guessed[link] = ticket
+        known = bisect(links, False, key=lambda link: link not in holders) if links and links[0] in holders else 0
+        for link in links[:known]:
+            mask = holders.get(link, 0)
+            if not mask & promised:
+                self._mark(link, mask | promised)
+        new = links[known:]
+        if holders.keys().isdisjoint(new):
+            holders.update(dict.fromkeys(new, self._masks.setdefault(promised, promised)))
+        else:
+            for link in new:
+                self._mark(link, holders.get(link, 0) | promised)
 
-    def pin(self, slot: int, chain: PrefixChain, ticket: int) -> None:
-        """The attempt `ticket` uses these blocks until `unpin`: engines evict no block that a request uses."""
-        self._pins[slot][ticket] = chain.hashes
-        self._uncounted[slot].append(ticket)
-
-    def unpin(self, slot: int, ticket: int) -> None:
-        """The attempt is over."""
-        pinned = self._count_pins(slot)
-        for link in self._pins[slot].pop(ticket, ()):
-            left = pinned[link] - 1
-            if left:
-                pinned[link] = left
-            else:
-                del pinned[link]
-
-    def _count_pins(self, slot: int) -> Counter[int]:
-        """How many attempts use each block; counted when it matters, which is not when a request is routed."""
-        pinned, pins = self._pinned[slot], self._pins[slot]
-        for ticket in self._uncounted[slot]:
-            pinned.update(pins[ticket])
-        self._uncounted[slot].clear()
-        return pinned
+    def release(self, slot: int, ticket: int) -> None:
+        """The attempt is over: what it promised and nobody has seen computed is forgotten, unless others promise it."""
+        links = self._in_flight[slot].pop(ticket, ())
+        if not self._uncounted[slot].pop(ticket, False):
+            in_use = self._in_use[slot]
+            for link in links:
+                left = in_use[link] - 1
+                if left:
+                    in_use[link] = left
+                else:
+                    del in_use[link]
+        get, shift = self._holders.get, _BITS * slot
+        broken = [link for link in links if get(link, 0) >> shift & _ALL == _LIKELY]
+        if broken:
+            kept: set[int] = set()
+            for others in self._in_flight[slot].values():
+                kept.update(others)
+            for link in broken:
+                if link not in kept:
+                    self._unmark(slot, link)
 
     def settle(self, slot: int, chain: PrefixChain) -> None:
         """A first token came: the slot has computed the whole chain."""
-        self._use(slot, chain.hashes, SETTLED, _LIKELY | _COMPUTED)
+        self._use(slot, chain.hashes, _LIKELY | _COMPUTED)
 
     def confirm(self, slot: int, chain: PrefixChain, blocks: int) -> None:
         """The engine reported a hit of the first `blocks` blocks."""
-        self._use(slot, chain.hashes[:blocks], CONFIRMED, _ALL)
-
-    def withdraw(self, slot: int, chain: PrefixChain, ticket: int) -> None:
-        """The attempt's promise will not be kept: forget the blocks that rested on it alone."""
-        guessed = self._guessed[slot]
-        for link in chain.hashes:
-            if guessed.get(link) == ticket:
-                del guessed[link]
-                self._unmark(slot, link)
+        self._use(slot, chain.hashes[:blocks], _ALL)
 
     def forget(self, slot: int, links: Iterable[int]) -> None:
         """The slot does not hold these blocks, whatever made us think so. Statements stay counted by their keeper."""
-        guessed = self._guessed[slot]
+        guessed, shift = self._guessed[slot], _BITS * slot
         for link in links:
-            if guessed.pop(link, None) is not None:
+            if guessed.pop(link, False) or self._holders.get(link, 0) >> shift & _ALL == _LIKELY:
                 self._unmark(slot, link)
 
     def forget_guesses(self, slot: int) -> None:
-        """The replica lost its cache."""
-        for link in self._guessed[slot]:
-            self._unmark(slot, link)
-        self._guessed[slot].clear()
+        """The replica lost its cache, and with it what attempts in flight had computed of their prompts."""
+        self.forget(slot, list(self._guessed[slot]))
+        for links in self._in_flight[slot].values():
+            self.forget(slot, links)
 
     # ── statements ───────────────────────────────────────────────────────────────────────────────
 
@@ -217,16 +204,16 @@ class PrefixIndex:
         for link in links:
             before = get(link, 0)
             mask = before | bits
-            if guessed.pop(link, None) is not None or mask != before:
+            if guessed.pop(link, False) or mask != before:
                 count += 1
                 holders[link] = intern(mask, mask)
         self._stated[slot] += count
 
     def retract(self, slot: int, links: Iterable[int]) -> None:
         """The engine says that it no longer holds these blocks; what is guessed meanwhile stays a guess."""
-        guessed, bits = self._guessed[slot], _ALL << _BITS * slot
+        guessed, computed = self._guessed[slot], _COMPUTED << _BITS * slot
         for link in links:
-            if link not in guessed and self._holders.get(link, 0) & bits:
+            if link not in guessed and self._holders.get(link, 0) & computed:
                 self._unmark(slot, link)
                 self._stated[slot] -= 1
 
@@ -240,16 +227,15 @@ class PrefixIndex:
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
 
-    def _use(self, slot: int, links: tuple[int, ...], owner: int, bits: int) -> None:
-        """The slot holds these blocks for certain (`owner` says why), and used them last of all."""
+    def _use(self, slot: int, links: tuple[int, ...], bits: int) -> None:
+        """The slot holds these blocks for certain, and used them last of all."""
         guessed, holders, intern = self._guessed[slot], self._holders, self._masks.setdefault
-        pop, wanted = guessed.pop, bits << _BITS * slot
-        for link in reversed(links):
-            before = pop(link, None)
+        pop, wanted, computed = guessed.pop, bits << _BITS * slot, _COMPUTED << _BITS * slot
+        for link in reversed(links):  # the head is the last to be forgotten
             mask = holders.get(link, 0)
-            if before is None and mask & wanted:
+            if not pop(link, False) and mask & computed:
                 continue  # stated
-            guessed[link] = CONFIRMED if before == CONFIRMED else owner
+            guessed[link] = True
             if mask & wanted != wanted:
                 mask |= wanted
                 holders[link] = intern(mask, mask)
@@ -262,14 +248,22 @@ class PrefixIndex:
         surplus = len(guessed) - capacity
         if surplus <= 0:
             return
-        pinned = self._count_pins(slot)
+        in_use = self._count_uses(slot)
         wanted = surplus + capacity // _EVICT_SHARE
-        evicted = list(islice((link for link in guessed if link not in pinned), wanted))
+        evicted = list(islice((link for link in guessed if link not in in_use), wanted))
         if len(evicted) < surplus:  # more in use than there is room for, by our count: the oldest go
             evicted = list(islice(guessed, surplus))
         for link in evicted:
             del guessed[link]
             self._unmark(slot, link)
+
+    def _count_uses(self, slot: int) -> Counter[int]:
+        """How many attempts use each block; counted when it matters, which is not when a request is routed."""
+        in_use, in_flight = self._in_use[slot], self._in_flight[slot]
+        for ticket in self._uncounted[slot]:
+            in_use.update(in_flight[ticket])
+        self._uncounted[slot].clear()
+        return in_use
 
     def _mark(self, link: int, mask: int) -> None:
         self._holders[link] = self._masks.setdefault(mask, mask)
@@ -282,15 +276,23 @@ class PrefixIndex:
             del self._holders[link]
 
 
-def _record(depths: list[int], bits: int, depth: int) -> None:
-    """Note the depth at which these bits fell: usually all of a slot's at once, and never worth a word at 0."""
-    while bits and depth:
-        shift = ((bits & -bits).bit_length() - 1) // _BITS * _BITS
-        fallen = bits >> shift & _ALL
-        bits ^= fallen << shift
+def _fall(depths: list[Depths], bits: int, depth: int) -> None:
+    """Note the depth at which these bits fell."""
+    everything = Depths(depth, depth, depth)
+    for slot, fallen in _slots(bits):
         if fallen == _ALL:
-            depths[shift : shift + _BITS] = (depth, depth, depth)
+            depths[slot] = everything
         else:
-            for degree in range(_BITS):
-                if fallen >> degree & 1:
-                    depths[shift + degree] = depth
+            before = depths[slot]
+            depths[slot] = Depths(*(depth if fallen >> degree & 1 else before[degree] for degree in range(_BITS)))
+
+
+@lru_cache(maxsize=16_384)
+def _slots(bits: int) -> tuple[tuple[int, int], ...]:
+    """Slots with their bits of these; which fall together repeats, as long as what replicas hold does."""
+    slots = []
+    while bits:
+        slot = ((bits & -bits).bit_length() - 1) // _BITS
+        slots.append((slot, bits >> _BITS * slot & _ALL))
+        bits &= ~(_ALL << _BITS * slot)
+    return tuple(slots)

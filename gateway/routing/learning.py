@@ -48,6 +48,7 @@ class Learner:
         """An attempt begins; its ticket will come in later facts."""
         self._tickets[booking.ticket] = replica
         replica.book(booking)
+        replica.standing = None
 
     def observe(self, fact: LearnedFact) -> None:
         """Learn one fact. A fact about a ticket that has ended is ignored."""
@@ -56,12 +57,17 @@ class Learner:
                 replica = self._tickets.get(fact.ticket)
                 if replica is not None:
                     self._attempt(fact, replica)
+                    replica.standing = None
             case Refused():
                 self._scoreboard.of("", "", fact.model).end(fact.outcome)
             case ReplicaUp() | ReplicaDown() | ReplicaRestarted() | LoadReported():
-                self._replica(fact, self._fleet.replica(fact.replica))
+                replica = self._fleet.replica(fact.replica)
+                self._replica(fact, replica)
+                replica.standing = None
             case CacheEvents() | CacheFenced() | CacheSynced() | CacheLost() | CacheReset():
-                self._cache(fact, self._fleet.replica(fact.replica))
+                replica = self._fleet.replica(fact.replica)
+                self._cache(fact, replica)
+                replica.standing = None
             case _:
                 assert_never(fact)
 
@@ -78,7 +84,7 @@ class Learner:
                     self._first_token(replica, booking, fact.at)
                     series.first_token(booking, fact.at)
             case AttemptFailed():
-                self._beliefs.lost(replica.cache, booking, replica.bookings.values())
+                self._beliefs.lost(replica.cache, booking)
                 self._release(replica, booking, fact.at)
                 series.retries += 1
             case Finished():
@@ -116,7 +122,7 @@ class Learner:
 
     def _finish(self, replica: Replica, booking: Booking, fact: Finished) -> None:
         if fact.outcome is not Outcome.COMPLETED:
-            self._beliefs.lost(replica.cache, booking, replica.bookings.values())
+            self._beliefs.lost(replica.cache, booking)
         else:
             self._beliefs.computed(replica.cache, booking)
             if booking.first_token_at is None:
@@ -125,7 +131,7 @@ class Learner:
         self._release(replica, booking, fact.at)
         if fact.usage is not None:
             self._learn_tokens(replica, booking, fact.usage, fact.at)
-        _learn_prefill(replica, booking, fact)
+        self._learn_prefill(replica, booking, fact)
         record = self._scoreboard.requests.get(booking.request_id)
         if record is not None:
             record.outcome, record.usage = fact.outcome, fact.usage
@@ -151,6 +157,23 @@ class Learner:
             tolerance = max(replica.block_tokens or 0, round(link_tokens))
             self._beliefs.delivered(replica.cache, booking, delivered, at, link_tokens, tolerance)
 
+    def _learn_prefill(self, replica: Replica, booking: Booking, fact: Finished) -> None:
+        """One prefill for the curve: learned at the end, as the engine then says what it was of, and maybe how long.
+
+        The engine's own time is that of the request, which shared its steps with others: it is an upper limit to its
+        share. Where the engine does not say what was cached, it was for the tokens expected uncached.
+        """
+        known = [booking.service_ms, None if fact.timing is None else fact.timing.prefill_ms]
+        measured_ms = min((ms for ms in known if ms is not None), default=None)
+        if measured_ms is None:
+            return
+        uncached = booking.prompt_tokens - booking.routed_tokens
+        if fact.usage is not None:
+            delivered = _delivered(replica, fact.usage)
+            if delivered is not None:
+                uncached = fact.usage.prompt_tokens - delivered
+        self._fleet.learn(replica, uncached, max(measured_ms, 0.0))
+
     def _release(self, replica: Replica, booking: Booking, at: float) -> None:
         replica.release(booking.ticket, at)
         del self._tickets[booking.ticket]
@@ -166,6 +189,7 @@ class Learner:
                 self._resize(replica, fact.description.kv_capacity_tokens)
             case ReplicaDown():
                 replica.state, replica.reason = ReplicaState.DOWN, fact.reason
+                self._fleet.list_up()
             case ReplicaRestarted():
                 self._beliefs.restarted(replica.cache)
                 self._reuse.forget(replica.slot)
@@ -206,24 +230,6 @@ class Learner:
             blocks = max(1, int(kv_tokens * replica.cache.capacity_share / tokens))
             self._beliefs.index.resize(replica.slot, blocks)
             self._reuse.resize(replica.slot, kv_tokens * replica.cache.capacity_share)
-
-
-def _learn_prefill(replica: Replica, booking: Booking, fact: Finished) -> None:
-    """One prefill for the curve: learned at the end, as the engine then says what it was of, and maybe how long.
-
-    The engine's own time is that of the request, which shared its steps with others: it is an upper limit to its share.
-    Where the engine does not say what was cached, it was for the tokens expected uncached.
-    """
-    known = [booking.service_ms, None if fact.timing is None else fact.timing.prefill_ms]
-    measured_ms = min((ms for ms in known if ms is not None), default=None)
-    if measured_ms is None:
-        return
-    uncached = booking.prompt_tokens - booking.routed_tokens
-    if fact.usage is not None:
-        delivered = _delivered(replica, fact.usage)
-        if delivered is not None:
-            uncached = fact.usage.prompt_tokens - delivered
-    replica.learn(uncached, max(measured_ms, 0.0))
 
 
 def _delivered(replica: Replica, usage: Usage) -> int | None:

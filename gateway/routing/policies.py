@@ -1,20 +1,18 @@
 """Policies: each picks a row of the candidate table, and changes nothing; pure."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from gateway.routing.decision import Candidate
+from gateway.routing.candidates import Candidate
 
 NEAR_TIE_MS: Final = 1.0
 NEAR_TIE_SHARE: Final = 0.02
 """Costs this close are equal: predictions are not better than that."""
 
 
-@dataclass(frozen=True, slots=True)
-class Circumstances:
+class Circumstances(NamedTuple):
     """What a policy may look at beside the table.
 
     `turn` counts the decisions for the model, and says who wins a tie: the same past gives the same choices, live

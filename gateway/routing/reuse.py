@@ -1,5 +1,6 @@
 """Reuse: how likely a block that has been idle for so long is asked for again, from a sample of all blocks; pure."""
 
+from collections.abc import Sequence
 from itertools import islice
 from math import exp, log2
 from typing import Final
@@ -73,6 +74,11 @@ class Reuse:
     def loss(self, slot: int) -> float:
         """Probability, as of the last refresh, that what a new prompt evicts there would be used again; 0 with room."""
         return self._prices[slot]
+
+    @property
+    def losses(self) -> Sequence[float]:
+        """The same for every slot."""
+        return self._prices
 
     def refresh(self, now: float) -> None:
         """Learn from what has been idle until now; does nothing more often than every few seconds."""

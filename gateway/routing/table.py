@@ -1,20 +1,21 @@
 """The candidate table: what a request would meet at each replica, as costs in milliseconds; changes nothing; pure."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from gateway.routing.beliefs import NOTHING, Beliefs, overlap_of
 from gateway.routing.calibration import Overlap
+from gateway.routing.candidates import Alike, Candidate, Standing
 from gateway.routing.chain import PrefixChain
-from gateway.routing.congestion import Congestion, Price
-from gateway.routing.decision import Candidate, RouteRequest
+from gateway.routing.congestion import Congestion
+from gateway.routing.decision import RouteRequest
 from gateway.routing.fleet import Replica, chain_for
-from gateway.routing.index import DEGREES, Depths
+from gateway.routing.index import NOWHERE, Depths
 from gateway.routing.reuse import Reuse
 
 
 class _Sight(NamedTuple):
-    """A request as the replicas of one pool and form are asked about it.
+    """A request as the replicas of one pool that are followed alike are asked about it.
 
     `depths` are of all slots; `overlaps` those that were made of them already, as replicas often hold the same.
     """
@@ -23,8 +24,15 @@ class _Sight(NamedTuple):
     link_tokens: float
     prompt_tokens: int
     counted_in: str
-    depths: list[int]
-    overlaps: dict[tuple[int, int, int, int | None], Overlap]
+    block_tokens: int | None
+    depths: list[Depths]
+    overlaps: dict[Depths, Overlap]
+
+    def overlap(self, depths: Depths) -> Overlap:
+        """In tokens."""
+        overlap = overlap_of(depths, self.link_tokens, self.block_tokens, self.prompt_tokens)
+        self.overlaps[depths] = overlap
+        return overlap
 
 
 class CandidateTable:
@@ -37,57 +45,59 @@ class CandidateTable:
 
     def rows(self, replicas: Sequence[Replica], request: RouteRequest, now: float) -> tuple[Candidate, ...]:
         """A row for each replica; each chain is looked up once for all of them."""
-        price = self._congestion.price(now, [replica.cache.slot for replica in replicas])
-        sights: dict[tuple[int, int], _Sight] = {}
+        standings = [replica.standing or self._stand(replica) for replica in replicas]
+        share, per_request, requests = self._congestion.price(now, [at.slot for at in standings])
+        losses = self._reuse.losses
+        sights: dict[Alike, _Sight] = {}
+        alike = None
         rows = []
-        for replica in replicas:
-            key = id(replica.pool), id(replica.form)
-            sight = sights.get(key)
-            if sight is None:
-                sight = sights[key] = self._sight(replica, request, sights.values())
-            rows.append(self._row(replica, sight, price, now))
+        for replica, at in zip(replicas, standings, strict=True):
+            if at.alike is not alike:
+                alike = at.alike
+                sight = sights.get(alike) or self._sight(replica, request, sights)
+                prompt_tokens, counted_in, _, depths, overlaps = sight[2:]
+            slot = at.slot
+            overlap, cached, held = NOTHING, 0, depths[slot]
+            if held is not NOWHERE:
+                overlap = overlaps.get(held) or sight.overlap(held)
+                if at.calibration is not None:
+                    cached = at.calibration.expect(overlap)
+            uncached = prompt_tokens - cached
+            prefill_ms = at.base_ms + uncached * (at.ms_per_token + uncached * at.ms_per_token2)
+            loss = losses[slot]
+            others_ms = prefill_ms * (share + per_request * requests[slot] * prefill_ms)
+            wait_ms = replica.wait_ms(now) if at.has_queue else 0.0
+            if prompt_tokens > at.free_tokens:
+                wait_ms += replica.load.room_ms(prompt_tokens)
+            row = Candidate(
+                at.name,
+                at.pool,
+                at.url,
+                slot,
+                prompt_tokens,
+                cached,
+                overlap,
+                counted_in,
+                at.inflight,
+                at.fill,
+                wait_ms,
+                prefill_ms,
+                others_ms,
+                loss * (prefill_ms + others_ms) if loss else 0.0,
+            )
+            rows.append(row)
         return tuple(rows)
 
-    def _sight(self, replica: Replica, request: RouteRequest, others: Collection[_Sight]) -> _Sight:
+    def _stand(self, replica: Replica) -> Standing:
+        return replica.stand(self._beliefs.index.fill(replica.slot))
+
+    def _sight(self, replica: Replica, request: RouteRequest, sights: dict[Alike, _Sight]) -> _Sight:
         chain = chain_for(replica, request)
         link_tokens = replica.pool.link_tokens(chain)
         prompt_tokens = max(1, round(chain.length * link_tokens / chain.form.block))
         counted_in = "tokens" if chain.form.counts_tokens else "text"
-        for other in others:
-            if other.chain is chain:
-                return _Sight(chain, link_tokens, prompt_tokens, counted_in, other.depths, {})
-        return _Sight(chain, link_tokens, prompt_tokens, counted_in, self._beliefs.index.depths(chain), {})
-
-    def _row(self, replica: Replica, sight: _Sight, price: Price, now: float) -> Candidate:
-        _, link_tokens, prompt_tokens, counted_in, depths, overlaps = sight
-        view = replica.cache
-        slot = view.slot
-        overlap, cached = NOTHING, 0
-        at = DEGREES * slot
-        likely = depths[at + 2]
-        if likely:
-            key = depths[at], depths[at + 1], likely, replica.block_tokens
-            known = overlaps.get(key)
-            if known is None:
-                known = overlaps[key] = overlap_of(Depths(*key[:3]), link_tokens, key[3], prompt_tokens)
-            overlap = known
-            cached = 0 if view.watch.broken else view.calibration.expect(overlap)
-        prefill_ms = replica.curve.predict_ms(prompt_tokens - cached)
-        others_ms = price.others_ms(slot, prefill_ms)
-        spec = replica.spec
-        return Candidate(
-            spec.name,
-            replica.pool.spec.name,
-            spec.url,
-            slot,
-            prompt_tokens,
-            cached,
-            overlap,
-            counted_in,
-            len(replica.bookings),
-            self._beliefs.index.fill(slot),
-            replica.wait_ms(now) + replica.load.room_ms(prompt_tokens),
-            prefill_ms,
-            others_ms,
-            self._reuse.loss(slot) * (prefill_ms + others_ms),
-        )
+        known = next((one.depths for one in sights.values() if one.chain is chain), None)
+        depths = self._beliefs.index.depths(chain) if known is None else known
+        sight = _Sight(chain, link_tokens, prompt_tokens, counted_in, replica.block_tokens, depths, {})
+        sights[replica.alike] = sight
+        return sight

@@ -7,7 +7,8 @@ front end can drive the same life. Retrying is decided here and nowhere else.
 from engines.reports import EngineError
 from gateway.errors import GatewayError, Origin
 from gateway.journal.entry import Entry
-from gateway.routing.decision import Candidate, Decision, Rejection, RouteRequest
+from gateway.routing.candidates import Candidate
+from gateway.routing.decision import Decision, Rejection, RouteRequest
 from gateway.routing.facts import Fact, Finished, Outcome, Refused, ResponseStored
 from gateway.serving import headers as header_rules
 from gateway.serving.attempt import Attempt

@@ -4,7 +4,8 @@ import msgspec
 
 from engines.reports import Usage
 from gateway.errors import bad_request
-from gateway.routing.decision import CostTerm, Decision, Rejection, RouteRequest
+from gateway.routing.candidates import CostTerm
+from gateway.routing.decision import Decision, Rejection, RouteRequest
 from gateway.routing.scoreboard import RequestRecord
 from gateway.serving.gateway import Gateway
 from gateway.serving.rejection import rejection_error

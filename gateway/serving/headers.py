@@ -5,7 +5,8 @@ import secrets
 from hashlib import blake2b
 from typing import Final
 
-from gateway.routing.decision import ANONYMOUS, Candidate
+from gateway.routing.candidates import Candidate
+from gateway.routing.decision import ANONYMOUS
 
 HeaderList = list[tuple[bytes, bytes]]
 

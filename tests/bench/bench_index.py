@@ -124,8 +124,8 @@ def main() -> None:
         chain = token_chain(ChainForm(block_tokens, "bench"), tokens(rng, 100_000))
         for view in views:
             beliefs.index.settle(view.slot, chain)
-        assert {depths.likely for depths in beliefs.index.overlaps(chain)} == {len(chain.hashes)}
-        walk = seconds(lambda chain=chain: beliefs.index.overlaps(chain))
+        assert {depths.likely for depths in beliefs.index.depths(chain)} == {len(chain.hashes)}
+        walk = seconds(lambda chain=chain: beliefs.index.depths(chain))
         hashing = seconds(lambda chain=chain: token_chain(chain.form, chain.tokens))
         print(
             f"100k tokens, blocks of {block_tokens:3}    {walk * 1e6:8.0f} us to match all replicas "

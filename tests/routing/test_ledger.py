@@ -60,7 +60,7 @@ class Followed:
     def cached(self, *, page: int = PAGE, adapter: str | None = None, salt: str | None = None) -> int:
         """Leading blocks of the prompt that are stated."""
         links = token_chain(token_form("x", page), PROMPT, adapter=adapter, salt=salt)
-        return self.index.overlaps(links)[0].confirmed
+        return self.index.depths(links)[0].confirmed
 
 
 @pytest.fixture

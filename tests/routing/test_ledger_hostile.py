@@ -91,9 +91,9 @@ def test_memory_is_bounded_and_the_oldest_blocks_go_first() -> None:
         for _ in range(2):
             ledger.read(0, BlocksStored((n,), None, page, 16))
             assert index.stated_blocks(0) == ledger.blocks <= 128
-        assert index.overlaps(links[n])[0].confirmed == 1
-        assert index.overlaps(links[max(0, n - 124)])[0].confirmed == 1
-    assert index.overlaps(links[1000 - 129])[0].confirmed == 0
+        assert index.depths(links[n])[0].confirmed == 1
+        assert index.depths(links[max(0, n - 124)])[0].confirmed == 1
+    assert index.depths(links[1000 - 129])[0].confirmed == 0
     ledger.lose(0)
     assert index.blocks(0) == 0
     for n, page in enumerate(pages):

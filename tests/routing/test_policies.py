@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.routing.calibration import Overlap
-from gateway.routing.decision import Candidate
+from gateway.routing.candidates import Candidate
 from gateway.routing.policies import POLICIES, Circumstances
 
 

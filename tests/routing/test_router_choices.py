@@ -160,16 +160,6 @@ def test_a_plain_request_that_completes_out_of_turn_was_what_the_engine_worked_o
     assert driver.replica("r1").wait_ms == pytest.approx(head.chosen.prefill_ms)
 
 
-def test_an_attempt_that_has_shown_its_first_token_promises_nothing_more(drive):
-    """Its forgotten blocks do not come back when another attempt fails."""
-    driver = drive(up=["r1"])
-    driver.load("r1", kv_capacity_tokens=640)
-    driver.first_token(driver.route("x" * 2560), 50)
-    driver.serve(OTHER)
-    driver.fail(driver.route("x" * 2560))
-    assert driver.predicted("x" * 2560, "r1") == 0
-
-
 def test_a_failed_attempt_does_not_take_what_others_in_flight_promise(drive):
     """One client of a burst leaves, and the next must still see what the first is computing."""
     driver = drive()

@@ -35,7 +35,6 @@ from gateway.routing.facts import (
     Withdrawn,
 )
 from gateway.routing.fleet import PoolSpec, ReplicaSpec
-from gateway.routing.index import CONFIRMED, SETTLED
 from gateway.routing.policies import HOLDING, POLICIES
 from gateway.routing.router import LOOKS, Router
 from gateway.routing.snapshot import ReplicaView, SeriesView
@@ -475,23 +474,20 @@ class RouterMachine(RuleBasedStateMachine):
                 assert view.wait_ms == 0
 
     @invariant()
-    def guesses_are_shown_or_promised_by_an_attempt_in_flight_there(self) -> None:
-        for replica, guessed in zip(NAMES, self.router._beliefs.index._guessed, strict=True):
-            promising = {
-                ticket
-                for ticket, attempt in self.open.items()
-                if attempt.decision.chosen.replica == replica and not attempt.settled
-            }
-            assert set(guessed.values()) <= promising | {SETTLED, CONFIRMED}
+    def only_attempts_in_flight_promise_and_use_blocks(self) -> None:
+        for replica, in_flight in zip(NAMES, self.router._beliefs.index._in_flight, strict=True):
+            there = {ticket for ticket, attempt in self.open.items() if attempt.decision.chosen.replica == replica}
+            assert in_flight.keys() == there
 
     @invariant()
     def the_map_holds_what_replicas_hold(self) -> None:
         index = self.router._beliefs.index
-        guessed = {link for owners in index._guessed for link in owners}
+        guessed = {link for links in index._guessed for link in links}
+        promised = {link for attempts in index._in_flight for links in attempts.values() for link in links}
         stated = sum(index.stated_blocks(slot) for slot in range(len(NAMES)))
         assert guessed <= index._holders.keys()
         assert all(index._holders.values())
-        assert len(index._holders) <= len(guessed) + stated
+        assert len(index._holders.keys() - promised) <= len(guessed - promised) + stated
 
     def is_fenced(self, replica: str) -> bool:
         return any(name == replica for name, _, _ in self.fences)
@@ -555,8 +551,10 @@ class RouterMachine(RuleBasedStateMachine):
         assert self.router.release(self.now + 1) == []
         for view in self.router.snapshot(self.now).replicas:
             assert (view.inflight, view.wait_ms) == (0, 0)
-        for guessed in self.router._beliefs.index._guessed:
-            assert set(guessed.values()) <= {SETTLED, CONFIRMED}
+        index = self.router._beliefs.index
+        assert not any(index._in_flight)
+        stated = sum(index.stated_blocks(slot) for slot in range(len(NAMES)))
+        assert len(index._holders) <= sum(map(len, index._guessed)) + stated
         assert self.router._learner._tickets == {}
 
 
