@@ -8,7 +8,7 @@ WINDOW_S: Final = 60.0
 _LEAST_WINDOW_S: Final = 5.0
 MOST_BUSY: Final = 0.9
 WEIGHT: Final = 0.25
-LEAST_SHARE: Final = 0.2
+LEAST_SHARE: Final = 0.3
 """Also on an idle fleet: the price of scattering a burst of one prompt."""
 
 

@@ -19,7 +19,7 @@ def steady(busy: float, replicas: int = 1, seconds: float = 120.0) -> tuple[Cong
 def test_an_idle_fleet_has_the_least_share() -> None:
     congestion = Congestion()
     assert congestion.busy(5.0, [0, 1, 2]) == 0
-    assert congestion.others_share(5.0, [0, 1, 2]) == LEAST_SHARE == 0.2
+    assert congestion.others_share(5.0, [0, 1, 2]) == LEAST_SHARE == 0.3
 
 
 @pytest.mark.parametrize("busy", [0.1, 0.3, 0.5, 0.7, 0.85])
