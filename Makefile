@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo matrix test lint test-vllm bench-index bench-route live-vs-simulated clean
+.PHONY: help demo matrix test lint test-vllm bench bench-peers bench-index bench-route live-vs-simulated clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -49,6 +49,18 @@ bench-index: $(VENV)/dev.stamp  ## memory and time of the prefix index: a millio
 
 bench-route: $(VENV)/dev.stamp  ## CPU of one routing decision: 16,000 tokens over 16 replicas
 	@$(BIN)/python tests/bench/bench_route.py $(BENCH_ARGS)
+
+bench: $(VENV)/dev.stamp  ## what the gateway costs on the wire: CPU per request and chunk, added time, memory (BENCH_ARGS='--scale 0.1')
+	@$(BIN)/python tests/bench/bench_gateway.py $(BENCH_ARGS)
+
+PEERS := sglang-router vllm-router smg
+bench-peers: $(VENV)/dev.stamp $(PEERS:%=.venv-peers/%/installed)  ## the same, beside other routers (first run installs them into .venv-peers)
+	@$(BIN)/python tests/bench/bench_gateway.py $(BENCH_ARGS)
+
+.venv-peers/%/installed:
+	$(PYTHON) -m venv .venv-peers/$*
+	.venv-peers/$*/bin/python -m pip --disable-pip-version-check install --quiet $*
+	@touch $@
 
 live-vs-simulated: $(VENV)/dev.stamp  ## the demo's fleet live and in virtual time: do they decide alike? (BENCH_ARGS='--load 0.35 --explain')
 	@$(BIN)/python tests/bench/live_vs_simulated.py $(BENCH_ARGS)

@@ -1,5 +1,6 @@
 """Benchmarks run, small; what they measure is nobody's business here."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -21,3 +22,10 @@ def test_the_route_benchmark_prints_its_figures() -> None:
     shown = shown_by("bench_route.py", "--calls", "60")
     for figure in ("tokens, 256", "tokens, 16", "text, 256 bytes", "all new"):
         assert figure in shown
+
+
+def test_the_gateway_benchmark_prints_its_figures() -> None:
+    shown = json.loads(shown_by("bench_gateway.py", "--routers", "prefixgate", "--scale", "0.01", "--json"))
+    assert [row["router"] for row in shown] == ["prefixgate"]
+    for figure in ("cpu_us_1kb", "cpu_us_16kb", "cpu_us_100kb", "cpu_us_per_chunk", "memory_start_mib"):
+        assert shown[0][figure] > 0
