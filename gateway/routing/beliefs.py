@@ -35,7 +35,6 @@ class Promise(Protocol):
     ticket: int
     chain: PrefixChain
     overlap: Overlap
-    first_token_at: float | None
 
 
 @dataclass(slots=True)

@@ -141,9 +141,7 @@ class Calibration:
             curves = self.confirmed, self.inferred, self.promised
             expected = curves[0].expect(confirmed) + curves[1].expect(inferred) + curves[2].expect(promised)
             tokens = round(min(expected, tokens))
-        tokens -= self.shortfall
-        tokens -= tokens % self.quantum
-        return tokens if tokens >= self.minimum else 0
+        return self.reachable(tokens)
 
     def observe(self, overlap: Overlap, delivered: int, block_tokens: int) -> None:
         """Learn from one finished request; `block_tokens` is the size of the blocks that were counted."""

@@ -53,10 +53,6 @@ class Congestion:
     def _window_s(self, now: float) -> float:
         return min(WINDOW_S, max(now - (now if self._since is None else self._since), _LEAST_WINDOW_S))
 
-    def others_share(self, now: float, slots: Sequence[int]) -> float:
-        """Milliseconds that a millisecond of prefill at one of these replicas costs others, wherever they go."""
-        return _share(self.busy(now, slots))
-
     def price(self, now: float, slots: Sequence[int]) -> "Price":
         """What work at these replicas costs others now."""
         busy = self.busy(now, slots)

@@ -52,24 +52,24 @@ class Learner:
 
     def observe(self, fact: LearnedFact) -> None:
         """Learn one fact. A fact about a ticket that has ended is ignored."""
+        replica: Replica | None = None
         match fact:
             case Dispatched() | FirstToken() | Finished() | AttemptFailed():
                 replica = self._tickets.get(fact.ticket)
                 if replica is not None:
                     self._attempt(fact, replica)
-                    replica.standing = None
             case Refused():
                 self._scoreboard.of("", "", fact.model).end(fact.outcome)
             case ReplicaUp() | ReplicaDown() | ReplicaRestarted() | LoadReported():
                 replica = self._fleet.replica(fact.replica)
                 self._replica(fact, replica)
-                replica.standing = None
             case CacheEvents() | CacheFenced() | CacheSynced() | CacheLost() | CacheReset():
                 replica = self._fleet.replica(fact.replica)
                 self._cache(fact, replica)
-                replica.standing = None
             case _:
                 assert_never(fact)
+        if replica is not None:
+            replica.standing = None
 
     def _attempt(self, fact: Dispatched | FirstToken | Finished | AttemptFailed, replica: Replica) -> None:
         booking = replica.bookings[fact.ticket]

@@ -71,13 +71,12 @@ class Reuse:
             for link in list(islice(cache, surplus)):
                 del cache[link]
 
-    def loss(self, slot: int) -> float:
-        """Probability, as of the last refresh, that what a new prompt evicts there would be used again; 0 with room."""
-        return self._prices[slot]
-
     @property
     def losses(self) -> Sequence[float]:
-        """The same for every slot."""
+        """By slot: the probability, as of the last refresh, that what a new prompt evicts there would be used again.
+
+        0 where there is room.
+        """
         return self._prices
 
     def refresh(self, now: float) -> None:

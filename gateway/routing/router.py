@@ -247,10 +247,7 @@ class Router:
 
     def usable_models(self) -> dict[str, bool]:
         """For every model, whether a replica of it is up."""
-        return {
-            model: any(replica.state is ReplicaState.UP for replica in replicas)
-            for model, replicas in self._fleet.served.items()
-        }
+        return {model: bool(up) for model, up in self._fleet.up.items()}
 
     def context_tokens(self, model: str) -> int | None:
         """The smallest context of the model's replicas: what a prompt may rely on; None where none says."""

@@ -19,7 +19,7 @@ def steady(busy: float, replicas: int = 1, seconds: float = 120.0) -> tuple[Cong
 def test_an_idle_fleet_has_the_least_share() -> None:
     congestion = Congestion()
     assert congestion.busy(5.0, [0, 1, 2]) == 0
-    assert congestion.others_share(5.0, [0, 1, 2]) == LEAST_SHARE == 0.3
+    assert congestion.price(5.0, [0, 1, 2]).share == LEAST_SHARE == 0.3
 
 
 @pytest.mark.parametrize("busy", [0.1, 0.3, 0.5, 0.7, 0.85])
@@ -28,7 +28,7 @@ def test_the_share_of_what_replicas_can_do(busy: float, replicas: int) -> None:
     congestion, now = steady(busy, replicas)
     assert congestion.busy(now, range(replicas)) == pytest.approx(busy, rel=0.01)
     expected = max(LEAST_SHARE, WEIGHT * busy / (1 - busy))
-    assert congestion.others_share(now, range(replicas)) == pytest.approx(expected, rel=0.06)
+    assert congestion.price(now, range(replicas)).share == pytest.approx(expected, rel=0.06)
 
 
 def test_other_replicas_work_is_not_theirs() -> None:
@@ -42,7 +42,7 @@ def test_other_replicas_work_is_not_theirs() -> None:
 def test_more_than_the_fleet_can_do_counts_as_nearly_full() -> None:
     congestion, now = steady(3.0)
     assert congestion.busy(now, [0]) == MOST_BUSY
-    assert congestion.others_share(now, [0]) == pytest.approx(WEIGHT * 9)
+    assert congestion.price(now, [0]).share == pytest.approx(WEIGHT * 9)
 
 
 def test_only_the_last_minute_counts() -> None:
@@ -71,14 +71,14 @@ def test_against_a_sum_over_all(steps: list[tuple[float, float, bool]], replicas
     for wait_s, work_ms, look in steps:
         now += wait_s
         if look:
-            congestion.others_share(now, range(replicas))
+            congestion.price(now, range(replicas))
         congestion.routed(now, len(sent) % replicas, work_ms)
         sent.append((now, work_ms))
         work = sum(ms for at, ms in sent if at >= now - WINDOW_S)
         window_s = min(max(now - sent[0][0], 5.0), WINDOW_S)
         expected = min(work / (1000 * window_s * replicas), MOST_BUSY)
         assert congestion.busy(now, range(replicas)) == pytest.approx(expected, abs=1e-9)
-        share = congestion.others_share(now, range(replicas))
+        share = congestion.price(now, range(replicas)).share
         assert LEAST_SHARE <= share <= WEIGHT * MOST_BUSY / (1 - MOST_BUSY) + 1e-9
 
 

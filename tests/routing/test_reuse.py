@@ -40,7 +40,7 @@ class Cache:
     def loss(self, slot=0):
         self.now += 5
         self.reuse.refresh(self.now)
-        return self.reuse.loss(slot)
+        return self.reuse.losses[slot]
 
 
 # ── what it says ─────────────────────────────────────────────────────────────────────────────────
@@ -92,8 +92,8 @@ def test_it_is_the_oldest_blocks_that_count():
         cache.use(number, *([number - 10] if number >= 10 else []))
         cache.use_new(1, slot=1)
     cache.reuse.refresh(cache.now)
-    assert cache.reuse.loss(0) == 0
-    assert cache.reuse.loss(1) == pytest.approx(1 / 3, rel=0.02)
+    assert cache.reuse.losses[0] == 0
+    assert cache.reuse.losses[1] == pytest.approx(1 / 3, rel=0.02)
 
 
 def test_what_is_used_elsewhere_counts_as_asked_for():
@@ -130,7 +130,7 @@ def test_an_emptied_cache_has_room():
         cache.use(*range(10))
     assert cache.loss() > 0.9
     cache.reuse.forget(0)
-    assert cache.reuse.loss(0) == 0
+    assert cache.reuse.losses[0] == 0
     assert cache.loss() == 0
 
 
@@ -151,9 +151,9 @@ def test_it_is_reckoned_every_few_seconds_only():
     cache.reuse.refresh(0.0)
     cache.use_new(10)
     cache.reuse.refresh(4.9)
-    assert cache.reuse.loss(0) == 0
+    assert cache.reuse.losses[0] == 0
     cache.reuse.refresh(5.0)
-    assert cache.reuse.loss(0) == 0.3
+    assert cache.reuse.losses[0] == 0.3
 
 
 # ── the sample ───────────────────────────────────────────────────────────────────────────────────
@@ -290,7 +290,7 @@ def test_against_a_model_that_keeps_everything(steps):
             cache.reuse.resize(slot, size * SAMPLE_TOKENS)
         naive.refresh(now)
         cache.reuse.refresh(now)
-        assert [cache.reuse.loss(slot) for slot in (0, 1)] == pytest.approx(naive.prices)
+        assert [cache.reuse.losses[slot] for slot in (0, 1)] == pytest.approx(naive.prices)
 
 
 # ── in a decision ────────────────────────────────────────────────────────────────────────────────
