@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo matrix test lint test-vllm bench bench-peers bench-index bench-route live-vs-simulated clean
+.PHONY: help demo matrix test lint test-vllm bench bench-peers bench-workers bench-index bench-route live-vs-simulated clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -52,6 +52,9 @@ bench-route: $(VENV)/dev.stamp  ## CPU of one routing decision: 16,000 tokens ov
 
 bench: $(VENV)/dev.stamp  ## what the gateway costs on the wire: CPU per request and chunk, added time, memory (BENCH_ARGS='--scale 0.1')
 	@$(BIN)/python tests/bench/bench_gateway.py $(BENCH_ARGS)
+
+bench-workers: $(VENV)/dev.stamp  ## one worker and two: throughput, CPU, hit rate (BENCH_ARGS='--scale 0.3')
+	@$(BIN)/python tests/bench/bench_workers.py $(BENCH_ARGS)
 
 PEERS := sglang-router vllm-router smg
 bench-peers: $(VENV)/dev.stamp $(PEERS:%=.venv-peers/%/installed)  ## the same, beside other routers (first run installs them into .venv-peers)

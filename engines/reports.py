@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Token counts of one finished request, as the engine reported them.
 
     `cached_tokens` is None when the engine said nothing about its cache; that is not the same as 0.
@@ -15,8 +16,7 @@ class Usage:
     cached_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RequestTiming:
+class RequestTiming(msgspec.Struct, frozen=True, gc=False):
     """What the engine says of one request's way to its first token, in milliseconds.
 
     `prefill_ms` is from when it was scheduled to its first token, `queue_ms` its wait before that; None if not said.

@@ -21,6 +21,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PLAIN_URL: Final = re.compile(r"[!\"$->A-~]+")  # printable ASCII, no query, fragment or credentials
 TOKENIZER: Final = "tokenizer:"
 LEAST_JOURNAL_BYTES: Final = 64 * 1024
+MOST_WORKERS: Final = 256
 UNITS: Final = ("prefix-family", "session", "tenant", "request")
 
 
@@ -35,13 +36,15 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ServerConfig(_Section, frozen=True):
     """`[server]`: where clients and operators connect.
 
-    `admin_port` (dashboard, admin API, /metrics) is `port` + 1 unless given; it may equal `port`.
+    `admin_port` (dashboard, admin API, /metrics) is `port` + 1 unless given; it may equal `port`. `workers` are
+    processes that share the ports.
     """
 
     host: str = "127.0.0.1"
     port: int = 8080
     admin_port: int | None = None
     max_body_bytes: int = 16 * 1024 * 1024
+    workers: int = 1
 
     @property
     def admin(self) -> int:
@@ -62,11 +65,18 @@ class RoutingConfig(_Section, frozen=True):
 
 
 class TimeoutsConfig(_Section, frozen=True):
-    """`[timeouts]`: seconds for a connection to an engine, its first byte, and between its bytes."""
+    """`[timeouts]`: seconds for a connection to an engine, its first byte, and between its bytes; then for clients.
+
+    A client has `client_head_s` for the head of a request and `client_body_s` for all of its body, or to take what it
+    is sent once it is behind; a connection without a request stays open for `client_idle_s`.
+    """
 
     connect_s: float = 5.0
     first_byte_s: float = 600.0
     idle_s: float = 300.0
+    client_head_s: float = 15.0
+    client_body_s: float = 120.0
+    client_idle_s: float = 75.0
 
 
 class PollingConfig(_Section, frozen=True):
@@ -151,7 +161,7 @@ class ExperimentConfig(_Section, frozen=True):
 
 
 class StateConfig(_Section, frozen=True):
-    """`[state]`: what several gateways share."""
+    """`[state]`: the Redis over which several gateways share what they learn; None: they do not."""
 
     redis_url: str | None = None
 
@@ -186,8 +196,6 @@ class Config(_Section, frozen=True):
         notices = []
         if self.experiments:
             notices.append("[[experiments]] are read but not run by this version: traffic is not split")
-        if self.state.redis_url:
-            notices.append("[state] redis_url is read but not used by this version: gateways share nothing")
         return notices
 
 
@@ -250,6 +258,7 @@ def _check(config: Config) -> None:
     _one_of("[routing] policy", routing.policy, list(POLICIES))
     for name, port in (("port", server.port), ("admin_port", server.admin)):
         _require(0 <= port <= 65535, f"[server] {name} must be between 0 and 65535, not {port}")
+    _require(1 <= server.workers <= MOST_WORKERS, f"[server] workers must be between 1 and {MOST_WORKERS}")
     _require(server.max_body_bytes > 0, "[server] max_body_bytes must be above 0")
     _require(16 <= routing.block_bytes <= 65536, "[routing] block_bytes must be between 16 and 65536")
     _require(0 <= routing.hold_ms <= 60_000, "[routing] hold_ms must be between 0 (hold nothing) and 60000")
@@ -258,6 +267,7 @@ def _check(config: Config) -> None:
         for name in limits.__struct_fields__:
             _require(0 < getattr(limits, name) < math.inf, f"[{table}] {name} must be above 0 and finite")
     _check_journal(config.journal)
+    _check_redis(config.state.redis_url)
     _require(bool(config.pools), "there must be at least one [[pools]]")
     _check_pools(config.pools)
     for experiment in config.experiments:
@@ -274,6 +284,12 @@ def _check_journal(journal: JournalConfig) -> None:
         _require(getattr(journal, name) != "", f"[journal] {name} must not be empty")
     _require(journal.max_bytes >= LEAST_JOURNAL_BYTES, f"[journal] max_bytes must be at least {LEAST_JOURNAL_BYTES}")
     _require(0 <= journal.keep <= 1000, "[journal] keep must be between 0 and 1000")
+
+
+def _check_redis(url: str | None) -> None:
+    if url is not None:
+        scheme, _, rest = url.partition("://")
+        _require(scheme in ("redis", "rediss", "unix") and bool(rest), "[state] redis_url must be redis://HOST:PORT")
 
 
 def _check_pools(pools: list[PoolConfig]) -> None:

@@ -1,18 +1,18 @@
-"""`prefixgate serve`: run the gateway; does I/O."""
+"""`prefixgate serve`: run the gateway, in one process or several; does I/O."""
 
 import argparse
 import asyncio
 import logging
+import socket
 import sys
+from collections.abc import Sequence
 
 from gateway.cli.usage import Commands, UsageError, add_fleet_options, command, config_of
 from gateway.config import Config
+from gateway.serving.announcement import listening_line, notes
+from gateway.serving.event_loop import new_event_loop
 from gateway.serving.server import RunningGateway, serve_until_signalled
-
-if sys.platform == "win32":
-    from asyncio import new_event_loop
-else:
-    from uvloop import new_event_loop
+from gateway.serving.workers.supervisor import Supervisor
 
 
 def add_parser(commands: Commands) -> None:
@@ -29,28 +29,37 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--port", type=int, help="port for clients (default 8080; 0: any free one)")
     parser.add_argument("--admin-port", type=int, help="port of dashboard, admin API and metrics (default port + 1)")
     parser.add_argument("--policy", help="routing policy (default ttft)")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes; this version runs 1")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that share the ports (default 1)")
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.workers != 1:
-        raise UsageError("--workers must be 1: several processes that share what they learn are not built yet")
-    config = config_of(options, host=options.host, port=options.port, admin_port=options.admin_port)
+    server = {"host": options.host, "port": options.port, "admin_port": options.admin_port, "workers": options.workers}
+    config = config_of(options, **server)
+    if config.server.workers > 1 and not hasattr(socket, "SO_REUSEPORT"):
+        raise UsageError("--workers must be 1 on this system: its processes cannot share a port")
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.WARNING)
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(serve_until_signalled(config, lambda run: _announce(run, config)))
+            return runner.run(_serve(config))
     except OSError as error:
         print(f"prefixgate: cannot listen on {config.server.host}: {error.strerror or error}", file=sys.stderr)
         return 1
+
+
+async def _serve(config: Config) -> int:
+    """Until it is told to stop; the exit status."""
+    if config.server.workers > 1:
+        return await Supervisor(config, _say).run()
+
+    def announce(run: RunningGateway) -> None:
+        snapshot = run.gateway.snapshot()
+        _say(notes(config.notices(), snapshot), listening_line(run.url, run.admin_url, snapshot.policy))
+
+    await serve_until_signalled(config, announce)
     return 0
 
 
-def _announce(run: RunningGateway, config: Config) -> None:
-    for notice in config.notices():
-        print(f"note: {notice}", file=sys.stderr)
-    snapshot = run.gateway.snapshot()
-    for replica in snapshot.replicas:
-        state = replica.state if replica.state == "up" else f"{replica.state}: {replica.reason}"
-        print(f"  {replica.name}  {replica.url}  {state}", file=sys.stderr)
-    print(f"prefixgate listens on {run.url}/v1 (dashboard {run.admin_url}/, policy {snapshot.policy})", flush=True)
+def _say(said: Sequence[str], line: str) -> None:
+    for note in said:
+        print(note, file=sys.stderr)
+    print(line, flush=True)

@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import product
@@ -136,8 +136,7 @@ def _reading(options: argparse.Namespace) -> Reading | None:
     if path is None:
         return None
     try:
-        with path.open("rb") as file:
-            reading = read_trace(file, path.stem)
+        reading = read_trace(_lines(path), path.stem)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except JournalError as error:
@@ -146,6 +145,15 @@ def _reading(options: argparse.Namespace) -> Reading | None:
         raise UsageError(f"{path}: there is no request in it")
     _note(reading.notes)
     return reading
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Of the file; where there is none, of the journals that several workers have written in its stead."""
+    paths = [path] if path.exists() else sorted(path.parent.glob(f"{path.name}.w*"))
+    for one in paths or [path]:
+        with one.open("rb") as file:
+            for line in file:
+                yield line if line.endswith(b"\n") else line + b"\n"  # a line that broke off stays on its own
 
 
 def _compare(

@@ -6,8 +6,10 @@ Three sources, the surer first: the replica's own cache events (*stated*), what 
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Protocol
+
+import msgspec
 
 from engines.cache_events import BlocksCleared, CacheEvent
 from gateway.routing.calibration import Calibration, Overlap
@@ -75,7 +77,7 @@ class CacheView:
         """The chain up to the first block that was missing once too often."""
         for depth, link in enumerate(chain.hashes if self._strikes else ()):
             if self._strikes.get(link, 0) >= STRIKES:
-                return replace(chain, hashes=chain.hashes[:depth])
+                return msgspec.structs.replace(chain, hashes=chain.hashes[:depth])
         return chain
 
     def absolve(self, links: Iterable[int]) -> None:
@@ -124,17 +126,25 @@ class Beliefs:
     def first_token(self, view: CacheView, promise: Promise) -> None:
         """The replica computed the prompt. Where events tell, they have told."""
         if not view.covers(promise.chain):
-            self.index.settle(view.slot, view.believable(promise.chain))
+            self.index.settle(view.slot, view.believable(promise.chain), ticket=promise.ticket)
 
     def lost(self, view: CacheView, promise: Promise) -> None:
         """The attempt died: what rested on its promise alone goes."""
         self.index.release(view.slot, promise.ticket)
 
-    def computed(self, view: CacheView, promise: Promise) -> None:
-        """The attempt completed: the replica has the prompt, whether or not a first token was seen."""
-        if not view.covers(promise.chain):  # engines order what they evict by when it was last let go
-            self.index.settle(view.slot, view.believable(promise.chain))
-        self.index.release(view.slot, promise.ticket)
+    def computed(self, view: CacheView, promise: Promise, confirmed: int = 0) -> None:
+        """The attempt completed: the replica has the prompt, whether or not a first token was seen.
+
+        `confirmed` of its blocks were hit by the engine's word, as far as that is known already.
+        """
+        chain, whole = promise.chain, False
+        if not view.covers(chain):  # engines order what they evict by when it was last let go
+            believable = view.believable(chain)
+            self.index.settle(view.slot, believable, confirmed)
+            whole = believable is chain
+        if confirmed:
+            self.index.confirm(view.slot, chain, confirmed)
+        self.index.release(view.slot, promise.ticket, computed=whole)
 
     def delivered(
         self, view: CacheView, promise: Promise, tokens: int, at: float, block_tokens: float, missing_beyond: int

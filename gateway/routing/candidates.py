@@ -1,7 +1,5 @@
 """Candidates: what a request would meet at each replica; pure data."""
 
-from dataclasses import dataclass
-
 import msgspec
 
 from gateway.routing.calibration import Calibration, Overlap
@@ -11,8 +9,7 @@ Alike = tuple[str, ChainForm | None, int | None]
 """Pool, form of chains and size of blocks: replicas that share these see a prompt alike."""
 
 
-@dataclass(slots=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True):
     """What a decision reads of a replica, side by side: it reads all of them, while a fact changes only one."""
 
     name: str

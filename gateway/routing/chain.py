@@ -1,21 +1,22 @@
 """Prefix chains: a prompt as chained block hashes, so that equal prefixes have equal leading hashes; pure."""
 
-from dataclasses import dataclass
 from functools import lru_cache
+from struct import Struct
 from typing import Final
 
+import msgspec
 from xxhash import xxh3_64_intdigest
 
 DEFAULT_BLOCK_BYTES: Final = 256
 """About 64 tokens of English: finer than DeepSeek-V4's hit quantum of 256 tokens, coarse enough to be cheap."""
 TOKEN_BYTES: Final = 4
 """Token ids are hashed as 4-byte little endian."""
+_RUN: Final = 64
 LEAST_TOKENS: Final = 16
 """The smallest block of tokens: engines with smaller pages (SGLang's may be 1) are followed in multiples."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChainForm:
+class ChainForm(msgspec.Struct, frozen=True, gc=False):
     """What one link of a chain covers: `block` bytes of canonical text, or `block` tokens where `encoding` is named.
 
     Links of token chains are equal wherever the tokens are, whoever encoded them: `encoding` only says how
@@ -31,8 +32,11 @@ class ChainForm:
         return bool(self.encoding)
 
 
-@dataclass(frozen=True, slots=True)
-class PrefixChain:
+TEXT: Final = ChainForm()
+"""The form of chains of text, unless another is configured."""
+
+
+class PrefixChain(msgspec.Struct, frozen=True, gc=False):
     """`hashes[i]` stands for the namespace and the first `i + 1` full blocks of the prompt.
 
     Only full blocks are hashed, as engines cache only full blocks; `length`, in the form's unit, counts the rest
@@ -42,7 +46,7 @@ class PrefixChain:
 
     hashes: tuple[int, ...] = ()
     length: int = 0
-    form: ChainForm = ChainForm()
+    form: ChainForm = TEXT
     salted: bool = False
     plain: bool = True
     tokens: bytes = b""
@@ -61,6 +65,11 @@ def token_form(encoding: str, engine_block_tokens: int) -> ChainForm:
     return ChainForm(max(multiple, 1) * engine_block_tokens, encoding)
 
 
+@lru_cache(maxsize=64)
+def _text_form(block_bytes: int) -> ChainForm:
+    return ChainForm(block_bytes)
+
+
 def root(namespace: bytes) -> int:
     """The hash before the first block."""
     return xxh3_64_intdigest(namespace)
@@ -68,11 +77,21 @@ def root(namespace: bytes) -> int:
 
 def extend(link: int, content: bytes | memoryview, block_bytes: int) -> list[int]:
     """The links of the full blocks of `content` after `link`: each block's xxh3-64, seeded by the link before."""
-    links = []
-    for start in range(0, len(content) - block_bytes + 1, block_bytes):
-        link = xxh3_64_intdigest(content[start : start + block_bytes], link)
-        links.append(link)
+    links: list[int] = []
+    left, start = len(content) // block_bytes, 0
+    while left:
+        count = min(left, _RUN)
+        blocks = _run(block_bytes, count).unpack_from(content, start)
+        links += [link := xxh3_64_intdigest(block, link) for block in blocks]
+        left -= count
+        start += count * block_bytes
     return links
+
+
+@lru_cache(maxsize=1024)
+def _run(block_bytes: int, count: int) -> Struct:
+    """Cuts so many blocks at once, for half of what slices cost."""
+    return Struct(f"{block_bytes}s" * count)
 
 
 def chain(
@@ -82,9 +101,8 @@ def chain(
 
     Different namespaces (model, adapter, salt, thinking mode) share no hash.
     """
-    with memoryview(text) as view:
-        links = extend(root(namespace), view, block_bytes)
-    return PrefixChain(tuple(links), len(text), ChainForm(block_bytes), salted)
+    links = extend(root(namespace), text, block_bytes)
+    return PrefixChain(tuple(links), len(text), _text_form(block_bytes), salted)
 
 
 def token_namespace(adapter: str | None, salt: str | None) -> bytes:
@@ -96,8 +114,7 @@ def token_chain(
     form: ChainForm, tokens: bytes, *, adapter: str | None = None, salt: str | None = None, shape: str = ""
 ) -> PrefixChain:
     """The chain of a prompt's token ids (4-byte little endian)."""
-    with memoryview(tokens) as view:
-        links = extend(root(token_namespace(adapter, salt)), view, form.block * TOKEN_BYTES)
+    links = extend(root(token_namespace(adapter, salt)), tokens, form.block * TOKEN_BYTES)
     return PrefixChain(
         tuple(links),
         len(tokens) // TOKEN_BYTES,

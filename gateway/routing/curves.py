@@ -1,7 +1,8 @@
 """Learned curves: milliseconds to prefill u uncached tokens, and bytes per token; pure."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from math import exp, log
 from typing import Final
 
@@ -67,10 +68,14 @@ class PrefillCurve:
         self._age = 0  # observations since
         self._misfits = 0  # in a row beyond the limit, negative for too short ones
         self._spread = _LIMITS[1] / _LIMIT_SPREADS
-        self._sums = QuadraticSums()
+        self._sums: QuadraticSums | None = None  # the prior's, unless something was learned
+
+    def _prior(self) -> QuadraticSums:
+        sums = QuadraticSums()
         for tokens in _PRIOR_TOKENS:
             expected = max(self.predict_ms(tokens), _LEAST_MS)
-            self._sums.add(tokens / _UNIT_TOKENS, expected, _PRIOR_WEIGHT / expected**2)
+            sums.add(tokens / _UNIT_TOKENS, expected, _PRIOR_WEIGHT / expected**2)
+        return sums
 
     @property
     def bias(self) -> float | None:
@@ -99,15 +104,16 @@ class PrefillCurve:
         self.observations += 1
         if abs(self._misfits) >= _MISFITS:
             self.start_from(self.base_ms, self.ms_per_token, self.ms_per_token2)
+        sums = self._sums = self._sums or self._prior()
         self._age += 1
         measured = self._limited(measured_ms, predicted)
         pace = 1.0 + max(_PACE, 1.0 / (self._age + 2)) * (measured / predicted - 1.0)
-        self._sums.scale(pace)
+        sums.scale(pace)
         base, linear, quadratic = self.base_ms * pace, self.ms_per_token * pace, self.ms_per_token2 * pace
         if self._age > _BEGINNING:
             expected = max(predicted * pace, _LEAST_MS)
-            self._sums.add(uncached_tokens / _UNIT_TOKENS, measured, 1.0 / expected**2, _KEEP)
-            terms = self._sums.fit()
+            sums.add(uncached_tokens / _UNIT_TOKENS, measured, 1.0 / expected**2, _KEEP)
+            terms = sums.fit()
             if terms is not None:
                 base, linear, quadratic = terms[0], terms[1] / _UNIT_TOKENS, terms[2] / _UNIT_TOKENS**2
         self.base_ms = max(base, _LEAST_BASE_MS)
@@ -167,6 +173,7 @@ class TokenRatio:
     """Bytes of canonical prompt per engine token, from `usage.prompt_tokens`; a recency-weighted ratio of sums."""
 
     def __init__(self, bytes_per_token: float = 4.0, prior_tokens: float = 200.0) -> None:
+        self._learned = False
         self._bytes = bytes_per_token * prior_tokens
         self._tokens = prior_tokens
 
@@ -175,9 +182,15 @@ class TokenRatio:
         """The current estimate, above 0."""
         return self._bytes / self._tokens
 
+    def start_from(self, bytes_per_token: float) -> None:
+        """Take this as the prior, if nothing was learned yet."""
+        if not self._learned and bytes_per_token > 0:
+            self._bytes = bytes_per_token * self._tokens
+
     def observe(self, prompt_bytes: int, prompt_tokens: int) -> None:
         """Learn from one finished request; one that is not plain text (an image, a stored response) is left out."""
         if is_plain_text(prompt_bytes, prompt_tokens):
+            self._learned = True
             self._bytes = self._bytes * _FORGET + prompt_bytes
             self._tokens = self._tokens * _FORGET + prompt_tokens
 
@@ -192,6 +205,16 @@ class TokenRatios:
     def of(self, family: int | None, otherwise: float) -> float:
         """The family's ratio, or the pool's where the family was never counted."""
         return otherwise if family is None else self._ratios.get(family, otherwise)
+
+    def latest(self, count: int) -> list[tuple[int, float]]:
+        """The families that were counted last, the latest at the end."""
+        return list(islice(reversed(self._ratios.items()), count))[::-1]
+
+    def start_from(self, ratios: Iterable[tuple[int, float]]) -> None:
+        """Take these for families that were not counted yet."""
+        for family, ratio in ratios:
+            if ratio > 0 and len(self._ratios) < self._limit:
+                self._ratios.setdefault(family, ratio)
 
     def observe(self, family: int | None, prompt_bytes: int, prompt_tokens: int) -> None:
         """Learn from one finished request."""

@@ -9,6 +9,7 @@ import msgspec
 
 from engines.cache_events import CacheEvent
 from engines.reports import EngineDescription, LoadReport, ModelCard, RequestTiming, Usage
+from gateway.routing.batch import Batch
 
 
 class Outcome(StrEnum):
@@ -164,6 +165,27 @@ class CacheReset(msgspec.Struct, frozen=True):
     at: float
 
 
+class PeerHeard(msgspec.Struct, frozen=True):
+    """Another gateway told of its requests; `at` is when it did, on our clock."""
+
+    at: float
+    batch: Batch
+
+
+class PeerGone(msgspec.Struct, frozen=True):
+    """Another gateway ended, by its own word or by that of whoever saw it."""
+
+    at: float
+    sender: str
+
+
+class PeersSilent(msgspec.Struct, frozen=True):
+    """Gateways that were not heard since then are taken to be gone."""
+
+    at: float
+    since: float
+
+
 Fact = (
     Dispatched
     | FirstToken
@@ -181,4 +203,7 @@ Fact = (
     | CacheSynced
     | CacheLost
     | CacheReset
+    | PeerHeard
+    | PeerGone
+    | PeersSilent
 )

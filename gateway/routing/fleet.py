@@ -8,6 +8,8 @@ from functools import lru_cache
 from math import inf
 from typing import Final
 
+import msgspec
+
 from engines.reports import EngineDescription, LoadReport, ModelCard, PrefillSettings
 from gateway.routing.beliefs import CacheView
 from gateway.routing.calibration import Overlap
@@ -46,8 +48,7 @@ class PoolSpec:
     encoding: str = ""
 
 
-@dataclass(slots=True, eq=False)
-class Booking:
+class Booking(msgspec.Struct, eq=False):
     """One attempt in flight, counted from the moment it was chosen.
 
     `chain` is the one that its replica is followed by; `text` the prompt's own, in bytes. `overlap` is what was
@@ -207,6 +208,11 @@ class Replica:
                 curve.start_from(broader.base_ms, broader.ms_per_token, broader.ms_per_token2)
         for curve in self.curves:
             curve.observe(uncached_tokens, measured_ms)
+        self.believe_curve()
+
+    def believe_curve(self) -> None:
+        """Predict by its own curve, once that has seen enough."""
+        own, of_pool, _ = self.curves
         if own.observations >= ENOUGH:
             self._curve = blended(own, of_pool)
 
@@ -217,14 +223,28 @@ class Replica:
         time is counted once, whoever it was spent on.
         """
         if booking.ticket in self._prefilling:
+            if now < self._step_at - STEP_SPREAD_S:
+                self._heard_late(booking, now)
+                return
             if now - self._step_at > STEP_SPREAD_S:
                 self._step, self._step_since, self._step_at = [], self._prefill_since, now
             self._step.append(booking)
-            spent_ms = (now - self._step_since) * 1000
-            predicted_ms = sum(one.prefill_ms for one in self._step)
-            for one in self._step:
-                one.service_ms = spent_ms * one.prefill_ms / predicted_ms
+            self._share_step(now)
             self._leave_queue(booking.ticket, now)
+
+    def _share_step(self, now: float) -> None:
+        spent_ms = (now - self._step_since) * 1000
+        predicted_ms = sum(one.prefill_ms for one in self._step)
+        for one in self._step:
+            one.service_ms = spent_ms * one.prefill_ms / predicted_ms
+
+    def _heard_late(self, booking: Booking, at: float) -> None:
+        """A peer's first token came before the last step, which was taken to have lasted since the one before that."""
+        if at > self._step_since:
+            booking.service_ms = (at - self._step_since) * 1000
+            self._step_since = at
+            self._share_step(self._step_at)
+        self._leave_queue(booking.ticket, self._prefill_since)
 
     def prefilled(self, ticket: int, now: float) -> None:
         """The attempt's prefill is done: its whole plain body came."""
@@ -315,6 +335,7 @@ class Fleet:
         """The same, of the replicas that are up."""
         self.adapters: set[str] = set()
         """The names among them that are adapters: their prompts share no cache with their model's."""
+        self.by_url: dict[str, Replica] = {}
         self._by_name: dict[str, Replica] = {}
 
     def add_pool(self, spec: PoolSpec) -> Pool:
@@ -327,7 +348,7 @@ class Fleet:
         replica = Replica(spec, pool, cache, (PrefillCurve(), pool.curve, self.curve))
         pool.replicas.append(replica)
         self.replicas.append(replica)
-        self._by_name[spec.name] = replica
+        self._by_name[spec.name] = self.by_url[spec.url] = replica
         self.list_models()
         return replica
 

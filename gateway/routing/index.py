@@ -1,8 +1,8 @@
 """The prefix index: which replica holds which block, and how sure we are of it; bounded per replica; pure."""
 
 from bisect import bisect
-from collections import Counter
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from itertools import islice
 from typing import Final, NamedTuple
@@ -54,8 +54,8 @@ class PrefixIndex:
         self._stated: list[int] = []
         self._capacity: list[int] = []
         self._in_flight: list[dict[int, tuple[int, ...]]] = []  # by ticket
-        self._in_use: list[Counter[int]] = []
-        self._uncounted: list[dict[int, bool]] = []  # tickets that are not in `_in_use` yet
+        self._used: list[int] = []  # how many blocks were guessed anew or again, so far
+        self._used_at: list[dict[int, int]] = []  # by ticket: that count when all of its blocks were, or none is guessed
         self._trusted = 0
 
     def add_replica(self, capacity_blocks: int) -> int:
@@ -65,8 +65,8 @@ class PrefixIndex:
         self._stated.append(0)
         self._capacity.append(capacity_blocks)
         self._in_flight.append({})
-        self._in_use.append(Counter())
-        self._uncounted.append({})
+        self._used.append(0)
+        self._used_at.append({})
         self._trusted |= _ALL << _BITS * slot
         return slot
 
@@ -93,6 +93,10 @@ class PrefixIndex:
         """Share of the slot's capacity in use, 0..1."""
         filled = (len(self._guessed[slot]) + self._stated[slot]) / self._capacity[slot]
         return min(filled, 1.0)
+
+    def latest(self, slot: int, count: int) -> list[int]:
+        """The blocks that were guessed last, the least recently used first."""
+        return list(self._guessed[slot])[-count:]
 
     def fenced(self, slot: int) -> bool:
         """Whether the slot is fenced."""
@@ -137,7 +141,6 @@ class PrefixIndex:
         is computed, not yet.
         """
         self._in_flight[slot][ticket] = chain.hashes
-        self._uncounted[slot][ticket] = True
         holders, promised = self._holders, _LIKELY << _BITS * slot
         links = chain.hashes[settled:]
         known = bisect(links, False, key=lambda link: link not in holders) if links and links[0] in holders else 0
@@ -148,21 +151,21 @@ class PrefixIndex:
         new = links[known:]
         if holders.keys().isdisjoint(new):
             holders.update(dict.fromkeys(new, self._masks.setdefault(promised, promised)))
+            if not settled and not known:
+                self._used_at[slot][ticket] = self._used[slot]
         else:
             for link in new:
                 self._mark(link, holders.get(link, 0) | promised)
 
-    def release(self, slot: int, ticket: int) -> None:
-        """The attempt is over: what it promised and nobody has seen computed is forgotten, unless others promise it."""
+    def release(self, slot: int, ticket: int, *, computed: bool = False) -> None:
+        """The attempt is over: what it promised and nobody has seen computed is forgotten, unless others promise it.
+
+        `computed`: all of it was.
+        """
         links = self._in_flight[slot].pop(ticket, ())
-        if not self._uncounted[slot].pop(ticket, False):
-            in_use = self._in_use[slot]
-            for link in links:
-                left = in_use[link] - 1
-                if left:
-                    in_use[link] = left
-                else:
-                    del in_use[link]
+        self._used_at[slot].pop(ticket, None)
+        if computed:
+            return
         get, shift = self._holders.get, _BITS * slot
         broken = [link for link in links if get(link, 0) >> shift & _ALL == _LIKELY]
         if broken:
@@ -173,13 +176,27 @@ class PrefixIndex:
                 if link not in kept:
                     self._unmark(slot, link)
 
-    def settle(self, slot: int, chain: PrefixChain) -> None:
-        """A first token came: the slot has computed the whole chain."""
-        self._use(slot, chain.hashes, _LIKELY | _COMPUTED)
+    def settle(self, slot: int, chain: PrefixChain, beyond: int = 0, ticket: int | None = None) -> None:
+        """A first token came: the slot has computed the whole chain; what stands `beyond` so many blocks is new.
+
+        `ticket` names the attempt whose it was.
+        """
+        self._use(slot, chain.hashes[beyond:], _LIKELY | _COMPUTED)
+        if ticket is not None and not beyond and self._in_flight[slot].get(ticket) is chain.hashes:
+            self._used_at[slot][ticket] = self._used[slot]
 
     def confirm(self, slot: int, chain: PrefixChain, blocks: int) -> None:
         """The engine reported a hit of the first `blocks` blocks."""
         self._use(slot, chain.hashes[:blocks], _ALL)
+
+    def restore(self, slot: int, links: Iterable[int]) -> None:
+        """The slot was known to hold these blocks, by whoever says so, and used them before all that is guessed."""
+        holders, computed, bits = self._holders, _COMPUTED << _BITS * slot, (_LIKELY | _COMPUTED) << _BITS * slot
+        restored = {link: True for link in links if not holders.get(link, 0) & computed}
+        for link in restored:
+            self._mark(link, holders.get(link, 0) | bits)
+        self._guessed[slot] = restored | self._guessed[slot]
+        self._evict(slot)
 
     def forget(self, slot: int, links: Iterable[int]) -> None:
         """The slot does not hold these blocks, whatever made us think so. Statements stay counted by their keeper."""
@@ -228,17 +245,30 @@ class PrefixIndex:
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
 
     def _use(self, slot: int, links: tuple[int, ...], bits: int) -> None:
-        """The slot holds these blocks for certain, and used them last of all."""
+        """The slot holds these blocks for certain, and used them last of all; the head is the last to be forgotten."""
         guessed, holders, intern = self._guessed[slot], self._holders, self._masks.setdefault
-        pop, wanted, computed = guessed.pop, bits << _BITS * slot, _COMPUTED << _BITS * slot
-        for link in reversed(links):  # the head is the last to be forgotten
-            mask = holders.get(link, 0)
-            if not pop(link, False) and mask & computed:
-                continue  # stated
-            guessed[link] = True
-            if mask & wanted != wanted:
-                mask |= wanted
-                holders[link] = intern(mask, mask)
+        shift = _BITS * slot
+        promised, wanted, computed = _LIKELY << shift, bits << shift, _COMPUTED << shift
+        self._used[slot] += len(links)
+        masks = list(map(holders.get, links))
+        new = masks.count(promised)
+        if new and masks[-new:].count(promised) == new:  # promised here and known nowhere else: nearly always the rest
+            rest = links[-new:]
+            guessed.update(dict.fromkeys(rest[::-1], True))
+            holders.update(dict.fromkeys(rest, intern(wanted | promised, wanted | promised)))
+            links, masks = links[:-new], masks[:-new]
+        if not self._stated[slot] and all([mask is not None and mask & wanted == wanted for mask in set(masks)]):
+            _each(guessed.__delitem__, links)  # without statements, what was computed is guessed
+            guessed.update(dict.fromkeys(links[::-1], True))
+        else:
+            for link in reversed(links):
+                mask = holders.get(link, 0)
+                if not guessed.pop(link, False) and mask & computed:
+                    continue  # stated
+                guessed[link] = True
+                if mask & wanted != wanted:
+                    mask |= wanted
+                    holders[link] = intern(mask, mask)
         self._evict(slot)
 
     def _evict(self, slot: int) -> None:
@@ -248,22 +278,36 @@ class PrefixIndex:
         surplus = len(guessed) - capacity
         if surplus <= 0:
             return
-        in_use = self._count_uses(slot)
         wanted = surplus + capacity // _EVICT_SHARE
-        evicted = list(islice((link for link in guessed if link not in in_use), wanted))
+        evicted = self._oldest(slot, wanted, len(guessed) // 2)
+        if len(evicted) < wanted:
+            evicted = self._oldest(slot, wanted, 0)
         if len(evicted) < surplus:  # more in use than there is room for, by our count: the oldest go
             evicted = list(islice(guessed, surplus))
-        for link in evicted:
-            del guessed[link]
-            self._unmark(slot, link)
+        _each(guessed.__delitem__, evicted)
+        holders, others = self._holders, ~(_ALL << _BITS * slot)
+        masks = set(map(holders.get, evicted))
+        if any([mask is None or mask & others for mask in masks]):
+            for link in evicted:
+                self._unmark(slot, link)
+        else:
+            _each(holders.__delitem__, evicted)
 
-    def _count_uses(self, slot: int) -> Counter[int]:
-        """How many attempts use each block; counted when it matters, which is not when a request is routed."""
-        in_use, in_flight = self._in_use[slot], self._in_flight[slot]
-        for ticket in self._uncounted[slot]:
-            in_use.update(in_flight[ticket])
-        self._uncounted[slot].clear()
-        return in_use
+    def _oldest(self, slot: int, wanted: int, recent: int) -> list[int]:
+        """The blocks used least recently that no attempt uses; none of the `recent` ones, if there are any such.
+
+        Attempts all of whose blocks are among the `recent` need not be looked at, which are nearly all.
+        """
+        guessed, used, used_at = self._guessed[slot], self._used[slot], self._used_at[slot]
+        in_use: set[int] = set()
+        for ticket, links in self._in_flight[slot].items():
+            at = used_at.get(ticket)
+            if at is None or used - at + len(links) > recent:
+                in_use.update(links)
+        old = islice(guessed, len(guessed) - recent)
+        if not in_use:
+            return list(islice(old, wanted))
+        return list(islice((link for link in old if link not in in_use), wanted))
 
     def _mark(self, link: int, mask: int) -> None:
         self._holders[link] = self._masks.setdefault(mask, mask)
@@ -274,6 +318,11 @@ class PrefixIndex:
             self._mark(link, mask)
         else:
             del self._holders[link]
+
+
+def _each(call: Callable[[int], object], links: Iterable[int]) -> None:
+    """Call it for each, in one go: a loop of Python's costs three times as much."""
+    deque(map(call, links), maxlen=0)
 
 
 def _fall(depths: list[Depths], bits: int, depth: int) -> None:

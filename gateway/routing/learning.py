@@ -3,6 +3,7 @@
 from typing import assert_never
 
 from engines.reports import Usage
+from gateway.routing.batch import Prefill
 from gateway.routing.beliefs import Beliefs
 from gateway.routing.curves import is_plain_text
 from gateway.routing.facts import (
@@ -23,6 +24,7 @@ from gateway.routing.facts import (
     ReplicaUp,
 )
 from gateway.routing.fleet import Booking, Fleet, Replica, ReplicaState
+from gateway.routing.outbox import Outbox
 from gateway.routing.reuse import Reuse
 from gateway.routing.scoreboard import Scoreboard, Series
 
@@ -43,6 +45,8 @@ class Learner:
         self._scoreboard = scoreboard
         self._block_bytes = block_bytes
         self._tickets: dict[int, Replica] = {}
+        self.outbox: Outbox | None = None
+        """Where it is noted for other gateways; None where there are none."""
 
     def booked(self, replica: Replica, booking: Booking) -> None:
         """An attempt begins; its ticket will come in later facts."""
@@ -81,12 +85,15 @@ class Learner:
                 series.held.observe(fact.held_s)
             case FirstToken():
                 if booking.first_token_at is None:
-                    self._first_token(replica, booking, fact.at)
+                    self.first_token(replica, booking, fact.at)
                     series.first_token(booking, fact.at)
+                    if self.outbox is not None:
+                        self.outbox.first_token(fact.ticket, fact.at)
             case AttemptFailed():
-                self._beliefs.lost(replica.cache, booking)
-                self._release(replica, booking, fact.at)
+                self.ended(replica, booking, fact.at, completed=False)
                 series.retries += 1
+                if self.outbox is not None:
+                    self.outbox.failed(fact.ticket, fact.at)
             case Finished():
                 self._finish(replica, booking, fact)
                 series.end(fact.outcome)
@@ -111,30 +118,54 @@ class Learner:
             ):
                 waterfall.add(usage.prompt_tokens, booking.available_tokens, booking.routed_tokens, delivered)
 
-    def _first_token(self, replica: Replica, booking: Booking, at: float) -> None:
+    def first_token(self, replica: Replica, booking: Booking, at: float) -> None:
+        """An attempt's first token came."""
         self._beliefs.first_token(replica.cache, booking)
-        booking.first_token_at = at
-        replica.first_token(booking, at)
-        self._reuse.used(replica.slot, booking.chain, at)
+        self.prefilled(replica, booking, at)
         record = self._scoreboard.requests.get(booking.request_id)
         if record is not None:
             record.ttft_s = at - booking.accepted_at
 
-    def _finish(self, replica: Replica, booking: Booking, fact: Finished) -> None:
-        if fact.outcome is not Outcome.COMPLETED:
+    def prefilled(self, replica: Replica, booking: Booking, at: float) -> None:
+        """Its prefill is done, and the replica goes on to the next one."""
+        booking.first_token_at = at
+        replica.first_token(booking, at)
+        self._reuse.used(replica.slot, booking.chain, at)
+
+    def ended(
+        self,
+        replica: Replica,
+        booking: Booking,
+        at: float,
+        *,
+        completed: bool,
+        confirmed: int = 0,
+        usage: Usage | None = None,
+        prefill: Prefill | None = None,
+    ) -> None:
+        """An attempt is over; of its chain, `confirmed` blocks were cached by the engine's word, if not by `usage`."""
+        if not completed:
             self._beliefs.lost(replica.cache, booking)
         else:
-            self._beliefs.computed(replica.cache, booking)
+            self._beliefs.computed(replica.cache, booking, confirmed)
             if booking.first_token_at is None:
-                replica.prefilled(booking.ticket, fact.at)
-                self._reuse.used(replica.slot, booking.chain, fact.at)
-        self._release(replica, booking, fact.at)
-        if fact.usage is not None:
-            self._learn_tokens(replica, booking, fact.usage, fact.at)
-        self._learn_prefill(replica, booking, fact)
+                replica.prefilled(booking.ticket, at)
+                self._reuse.used(replica.slot, booking.chain, at)
+        if self._tickets.pop(booking.ticket, None) is not None:
+            replica.release(booking.ticket, at)
+        if usage is not None:
+            self._learn_tokens(replica, booking, usage, at)
+        if prefill is not None:
+            self._fleet.learn(replica, prefill.uncached_tokens, prefill.ms)
+
+    def _finish(self, replica: Replica, booking: Booking, fact: Finished) -> None:
+        completed, usage, prefill = fact.outcome is Outcome.COMPLETED, fact.usage, _prefill(replica, booking, fact)
+        self.ended(replica, booking, fact.at, completed=completed, usage=usage, prefill=prefill)
+        if self.outbox is not None:
+            self.outbox.ended(replica, booking, fact.at, completed=completed, usage=usage, prefill=prefill)
         record = self._scoreboard.requests.get(booking.request_id)
         if record is not None:
-            record.outcome, record.usage = fact.outcome, fact.usage
+            record.outcome, record.usage = fact.outcome, usage
 
     def _learn_tokens(self, replica: Replica, booking: Booking, usage: Usage, at: float) -> None:
         """The engine's word on the prompt: how many tokens it is, whether ours are its, how many were cached."""
@@ -156,27 +187,6 @@ class Learner:
             link_tokens = pool.link_tokens(chain)
             tolerance = max(replica.block_tokens or 0, round(link_tokens))
             self._beliefs.delivered(replica.cache, booking, delivered, at, link_tokens, tolerance)
-
-    def _learn_prefill(self, replica: Replica, booking: Booking, fact: Finished) -> None:
-        """One prefill for the curve: learned at the end, as the engine then says what it was of, and maybe how long.
-
-        The engine's own time is that of the request, which shared its steps with others: it is an upper limit to its
-        share. Where the engine does not say what was cached, it was for the tokens expected uncached.
-        """
-        known = [booking.service_ms, None if fact.timing is None else fact.timing.prefill_ms]
-        measured_ms = min((ms for ms in known if ms is not None), default=None)
-        if measured_ms is None:
-            return
-        uncached = booking.prompt_tokens - booking.routed_tokens
-        if fact.usage is not None:
-            delivered = _delivered(replica, fact.usage)
-            if delivered is not None:
-                uncached = fact.usage.prompt_tokens - delivered
-        self._fleet.learn(replica, uncached, max(measured_ms, 0.0))
-
-    def _release(self, replica: Replica, booking: Booking, at: float) -> None:
-        replica.release(booking.ticket, at)
-        del self._tickets[booking.ticket]
 
     def _replica(self, fact: ReplicaUp | ReplicaDown | ReplicaRestarted | LoadReported, replica: Replica) -> None:
         match fact:
@@ -230,6 +240,24 @@ class Learner:
             blocks = max(1, int(kv_tokens * replica.cache.capacity_share / tokens))
             self._beliefs.index.resize(replica.slot, blocks)
             self._reuse.resize(replica.slot, kv_tokens * replica.cache.capacity_share)
+
+
+def _prefill(replica: Replica, booking: Booking, fact: Finished) -> Prefill | None:
+    """One prefill for the curve: learned at the end, as the engine then says what it was of, and maybe how long.
+
+    The engine's own time is that of the request, which shared its steps with others: it is an upper limit to its
+    share. Where the engine does not say what was cached, it was for the tokens expected uncached.
+    """
+    known = [booking.service_ms, None if fact.timing is None else fact.timing.prefill_ms]
+    measured_ms = min((ms for ms in known if ms is not None), default=None)
+    if measured_ms is None:
+        return None
+    uncached = booking.prompt_tokens - booking.routed_tokens
+    if fact.usage is not None:
+        delivered = _delivered(replica, fact.usage)
+        if delivered is not None:
+            uncached = fact.usage.prompt_tokens - delivered
+    return Prefill(uncached, max(measured_ms, 0.0))
 
 
 def _delivered(replica: Replica, usage: Usage) -> int | None:

@@ -79,6 +79,16 @@ class Reuse:
         """
         return self._prices
 
+    @property
+    def counts(self) -> tuple[list[float], list[float]]:
+        """By idle time: uses of known blocks, and blocks that were never used again."""
+        return list(self._again), list(self._gone)
+
+    def start_from(self, again: Sequence[float], gone: Sequence[float]) -> None:
+        """Begin with the counts of another, if nothing was counted yet."""
+        if not any(self._again) and not any(self._gone) and len(again) == len(gone) == _BINS:
+            self._again, self._gone = list(again), list(gone)
+
     def refresh(self, now: float) -> None:
         """Learn from what has been idle until now; does nothing more often than every few seconds."""
         before = self._refreshed_at

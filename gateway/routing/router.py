@@ -10,7 +10,7 @@ from gateway.routing.beliefs import Beliefs
 from gateway.routing.chain import DEFAULT_BLOCK_BYTES, ChainForm
 from gateway.routing.congestion import Congestion
 from gateway.routing.decision import Decision, Held, Rejection, RouteRequest
-from gateway.routing.facts import Fact, ResponseStored, Withdrawn
+from gateway.routing.facts import Fact, PeerGone, PeerHeard, PeersSilent, ResponseStored, Withdrawn
 from gateway.routing.filters import usable
 from gateway.routing.fleet import (
     DEFAULT_KV_TOKENS,
@@ -24,7 +24,11 @@ from gateway.routing.fleet import (
     chain_for,
 )
 from gateway.routing.holding import LOOK_S, RELOOK_S, HeldRequests
+from gateway.routing.knowledge import Knowledge, give_knowledge, take_knowledge
 from gateway.routing.learning import Learner
+from gateway.routing.merging import KEPT, Share
+from gateway.routing.outbox import Outbox
+from gateway.routing.peers import Peers
 from gateway.routing.policies import HOLDING, POLICIES, Circumstances
 from gateway.routing.reuse import Reuse
 from gateway.routing.scoreboard import RequestRecord, Scoreboard
@@ -65,6 +69,8 @@ class Router:
         self._reuse = Reuse()
         self._table = CandidateTable(self._beliefs, self._congestion, self._reuse)
         self._learner = Learner(self._fleet, self._beliefs, self._reuse, self._scoreboard, block_bytes)
+        self._peers = Peers(self._fleet, self._beliefs, self._congestion, self._learner)
+        self._outbox: Outbox | None = None
         self._held = HeldRequests()
         self._hold_ms = hold_ms if policy in HOLDING else 0.0
         self._stored: OrderedDict[str, str] = OrderedDict()
@@ -199,6 +205,8 @@ class Router:
         self._learner.booked(replica, booking)
         self._congestion.routed(now, chosen.slot, chosen.prefill_ms)
         self._scoreboard.decided(decision, request.accepted_at)
+        if self._outbox is not None:
+            self._outbox.booked(replica, booking)
 
     # ── observe ──────────────────────────────────────────────────────────────────────────────────
 
@@ -206,19 +214,62 @@ class Router:
         """Learn one fact. A fact about a ticket that has ended is ignored."""
         match fact:
             case ResponseStored():
-                self._stored[fact.response_id] = fact.replica
-                while len(self._stored) > STORED_RESPONSES:
-                    self._stored.popitem(last=False)
+                self._keep(fact.response_id, fact.replica)
+                if self._outbox is not None:
+                    self._outbox.stored(self._fleet.replica(fact.replica), fact.response_id)
             case Withdrawn():
                 self._held.remove(fact.ticket)
+            case PeerHeard():
+                if self._outbox is None or fact.batch.sender != self._outbox.sender:
+                    for replica, response_id in self._peers.hear(fact.batch, fact.at):
+                        self._keep(response_id, replica)
+            case PeerGone():
+                self._peers.gone(fact.sender, fact.at)
+            case PeersSilent():
+                self._peers.lapse(fact.since, fact.at)
             case _:
                 self._learner.observe(fact)
+
+    def _keep(self, response_id: str, replica: str) -> None:
+        self._stored[response_id] = replica
+        while len(self._stored) > STORED_RESPONSES:
+            self._stored.popitem(last=False)
+
+    # ── peers ────────────────────────────────────────────────────────────────────────────────────
+
+    def tell_peers(self, sender: str) -> Outbox:
+        """From now on, note for other gateways what is learned of our requests; we are the `sender`."""
+        self._outbox = self._learner.outbox = Outbox(sender)
+        return self._outbox
+
+    def knowledge(self) -> Knowledge:
+        """What another gateway may begin with."""
+        return take_knowledge(self._fleet, self._beliefs, self._reuse, tuple(self._stored.items()), self.block_bytes)
+
+    def begin_with(self, knowledge: Knowledge) -> None:
+        """Take over what another gateway knew, as far as nothing was learned yet."""
+        give_knowledge(knowledge, self._fleet, self._beliefs, self._reuse)
+        for response_id, url in knowledge.stored:
+            replica = self._fleet.by_url.get(url)
+            if replica is not None and response_id not in self._stored:
+                self._keep(response_id, replica.spec.name)
+
+    @property
+    def peers(self) -> int:
+        """How many other gateways tell us of their requests."""
+        return len(self._peers)
 
     # ── views ────────────────────────────────────────────────────────────────────────────────────
 
     def snapshot(self, now: float) -> Snapshot:
         """Everything that the dashboard and the metrics show, as of `now`."""
         return take_snapshot(self.policy, len(self._held), self._fleet, self._beliefs.index, self._scoreboard, now)
+
+    def share(self, now: float) -> Share:
+        """The same for a view of several processes together."""
+        board = self._scoreboard
+        snapshot = take_snapshot(self.policy, len(self._held), self._fleet, self._beliefs.index, board, now, KEPT)
+        return Share(snapshot, tuple(tuple(series.recent_ttfts) for series in board.series.values()))
 
     def least_busy(self, pool: str) -> list[str]:
         """The pool's replicas that are up, those with the fewest requests in flight first."""

@@ -53,7 +53,8 @@ class Series:
     held: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     prediction_error: Histogram = field(default_factory=lambda: Histogram(ERROR_TOKENS))
     ttft_error: Histogram = field(default_factory=lambda: Histogram(ERROR_SECONDS))
-    recent_ttft_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_TTFTS))
+    recent_ttfts: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=RECENT_TTFTS))
+    """When first tokens came, and their seconds from accept."""
 
     def end(self, outcome: Outcome) -> None:
         """One request ended so."""
@@ -63,7 +64,7 @@ class Series:
         """Count a time to first token, from accept, and how far its prediction was off."""
         ttft_s = now - booking.accepted_at
         self.ttft.observe(ttft_s)
-        self.recent_ttft_s.append(ttft_s)
+        self.recent_ttfts.append((now, ttft_s))
         self.ttft_error.observe(now - booking.booked_at - booking.predicted_ttft_ms / 1000)
 
     def used(self, booking: Booking, usage: Usage, delivered: int | None) -> None:

@@ -105,6 +105,8 @@ class ReplicaView:
     models: tuple[str, ...]
     version: str | None
     inflight: int
+    peers_inflight: int
+    """Of other gateways and workers, as they tell."""
     wait_ms: float
     index_blocks: int
     index_bytes: int
@@ -148,9 +150,15 @@ class Snapshot:
 
 
 def take_snapshot(
-    policy: str, held: int, fleet: Fleet, index: PrefixIndex, scoreboard: Scoreboard, now: float
+    policy: str,
+    held: int,
+    fleet: Fleet,
+    index: PrefixIndex,
+    scoreboard: Scoreboard,
+    now: float,
+    shown: int = SHOWN,
 ) -> Snapshot:
-    """Copy what is shown, so that the view does not change under its reader."""
+    """Copy what is shown, so that the view does not change under its reader; so many tenants and families."""
     return Snapshot(
         at=now,
         policy=policy,
@@ -167,15 +175,15 @@ def take_snapshot(
         ),
         replicas=tuple(_replica_view(replica, index, now) for replica in fleet.replicas),
         series=tuple(_series_view(key, series) for key, series in scoreboard.series.items()),
-        tenants=_waterfalls(scoreboard.tenants, str),
-        families=_waterfalls(scoreboard.families, _family_name),
+        tenants=_waterfalls(scoreboard.tenants, str, shown),
+        families=_waterfalls(scoreboard.families, _family_name, shown),
     )
 
 
-def _waterfalls(of: Waterfalls[K], name: Callable[[K], str]) -> tuple[WaterfallView, ...]:
+def _waterfalls(of: Waterfalls[K], name: Callable[[K], str], count: int) -> tuple[WaterfallView, ...]:
     """The largest, and all others together."""
-    shown = [_waterfall_view(name(key), fall) for key, fall in of.largest(SHOWN)]
-    rest = of.rest(SHOWN)
+    shown = [_waterfall_view(name(key), fall) for key, fall in of.largest(count)]
+    rest = of.rest(count)
     return (*shown, _waterfall_view("", rest)) if rest.requests else tuple(shown)
 
 
@@ -227,6 +235,7 @@ def _cache_view(replica: Replica, index: PrefixIndex) -> CacheBeliefView:
 
 def _replica_view(replica: Replica, index: PrefixIndex, now: float) -> ReplicaView:
     curve = replica.curve
+    ours = sum(ticket > 0 for ticket in replica.bookings)
     return ReplicaView(
         name=replica.spec.name,
         pool=replica.pool.spec.name,
@@ -236,7 +245,8 @@ def _replica_view(replica: Replica, index: PrefixIndex, now: float) -> ReplicaVi
         reason=replica.reason,
         models=tuple(sorted(replica.models)),
         version=replica.description.version,
-        inflight=len(replica.bookings),
+        inflight=ours,  # those of peers are theirs to show
+        peers_inflight=len(replica.bookings) - ours,
         wait_ms=replica.wait_ms(now),
         index_blocks=index.blocks(replica.slot),
         index_bytes=_index_bytes(replica, index),
@@ -257,7 +267,7 @@ def _replica_view(replica: Replica, index: PrefixIndex, now: float) -> ReplicaVi
 
 def _series_view(key: Key, series: Series) -> SeriesView:
     fall = series.waterfall
-    recent = sorted(series.recent_ttft_s)
+    recent = sorted(ttft_s for _, ttft_s in series.recent_ttfts)
     return SeriesView(
         pool=key.pool,
         replica=key.replica,

@@ -15,25 +15,32 @@ from gateway import __version__
 from gateway.errors import bad_request
 from gateway.routing.snapshot import Snapshot
 from gateway.serving.events.intake import FeedStatus
-from gateway.serving.explanation import explain, explain_record
+from gateway.serving.explanation import explain
 from gateway.serving.framework import TheGateway
 from gateway.serving.gateway import Gateway
 from gateway.serving.json_response import json_response
 from gateway.serving.metrics import registry
+from gateway.serving.report import WorkerView
+from gateway.serving.sharing.status import SharingStatus
+from gateway.serving.whole import recent_requests, request_told, whole_report
 
 EVENTS_EVERY_S: Final = 1.0
+CLOSE_S: Final = 0.05
+"""Listeners so close together get the same view."""
 
 routes = APIRouter()
 
 
 class GatewayView(msgspec.Struct, frozen=True):
-    """What the snapshot says of the gateway itself. `warnings` are sentences by replica."""
+    """What the snapshot says of the gateway itself. `warnings` are sentences by replica; `workers` its processes."""
 
     version: str
     uptime_s: float
     notices: list[str]
     warnings: dict[str, list[str]]
     feeds: tuple[FeedStatus, ...]
+    workers: tuple[WorkerView, ...]
+    sharing: SharingStatus
 
 
 class AdminView(msgspec.Struct, frozen=True):
@@ -50,12 +57,13 @@ async def _dashboard() -> str:
 
 @routes.get("/metrics")
 async def _metrics(gateway: TheGateway) -> Response:
-    return Response(generate_latest(registry(gateway)), media_type=CONTENT_TYPE_LATEST)
+    metrics = registry(await whole_report(gateway))
+    return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST)
 
 
 @routes.get("/api/snapshot")
 async def _snapshot(gateway: TheGateway) -> Response:
-    return json_response(encoded_view(gateway))
+    return json_response(await encoded_view(gateway))
 
 
 @routes.get("/api/events")
@@ -65,7 +73,7 @@ async def _events(gateway: TheGateway) -> StreamingResponse:
 
 @routes.get("/api/replicas")
 async def _replicas(gateway: TheGateway) -> Response:
-    return json_response(msgspec.json.encode(gateway.snapshot().replicas))
+    return json_response(msgspec.json.encode((await whole_report(gateway)).snapshot.replicas))
 
 
 @routes.get("/api/pools/{name}/prefill")
@@ -84,17 +92,16 @@ async def _experiments(gateway: TheGateway) -> Response:
 
 @routes.get("/api/requests")
 async def _requests(gateway: TheGateway, limit: int = 100) -> Response:
-    records = gateway.router.recent(min(max(limit, 1), 1000))
-    return json_response(msgspec.json.encode([explain_record(record) for record in records]))
+    return json_response(await recent_requests(gateway, min(max(limit, 1), 1000)))
 
 
 @routes.get("/api/requests/{request_id}")
 async def _request(gateway: TheGateway, request_id: str) -> Response:
-    record = gateway.router.record(request_id)
-    if record is None:
+    told = await request_told(gateway, request_id)
+    if told is None:
         message = f"request `{request_id}` is not among the recent ones"
         raise bad_request(message, "request_id", "request_not_found", 404)
-    return json_response(msgspec.json.encode(explain_record(record)))
+    return json_response(told)
 
 
 @routes.post("/api/explain")
@@ -103,20 +110,30 @@ async def _explain(gateway: TheGateway, request: Request, endpoint: str = "/v1/c
     return json_response(msgspec.json.encode(explanation))
 
 
-def encoded_view(gateway: Gateway) -> bytes:
+async def encoded_view(gateway: Gateway) -> bytes:
     """The JSON of `/api/snapshot` and of each event."""
-    snapshot = gateway.snapshot()
+    report = await whole_report(gateway)
     view = GatewayView(
         version=__version__,
         uptime_s=time.time() - gateway.started_at,
-        notices=gateway.notices(),
-        warnings=gateway.warnings(),
-        feeds=gateway.feeds.statuses(),
+        notices=report.notices,
+        warnings=report.warnings,
+        feeds=report.feeds,
+        workers=report.workers,
+        sharing=report.sharing,
     )
-    return msgspec.json.encode(AdminView(view, snapshot))
+    return msgspec.json.encode(AdminView(view, report.snapshot))
 
 
 async def _snapshots(gateway: Gateway) -> AsyncIterator[bytes]:
     while not gateway.closing:
-        yield b"data: " + encoded_view(gateway) + b"\n\n"
+        yield b"data: " + await _shared_view(gateway) + b"\n\n"
         await asyncio.sleep(EVENTS_EVERY_S)
+
+
+async def _shared_view(gateway: Gateway) -> bytes:
+    """One view a second for all who listen, and none while nobody does."""
+    now = time.monotonic()
+    if gateway.shown is None or now - gateway.shown[0] >= EVENTS_EVERY_S - CLOSE_S:
+        gateway.shown = now, asyncio.create_task(encoded_view(gateway))
+    return await asyncio.shield(gateway.shown[1])

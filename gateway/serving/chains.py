@@ -1,14 +1,13 @@
 """A request's prefix chains: of its text always, of its tokens where a pool counts in tokens; does I/O."""
 
-from dataclasses import dataclass
+import msgspec
 
 from gateway.routing.chain import ChainForm, PrefixChain, chain, token_chain
 from gateway.serving.tokenise.tokenisers import TokenisedPrompt, Tokenisers
 from gateway.wire.request import InferenceRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Chains:
+class Chains(msgspec.Struct, frozen=True):
     """What routing looks a prompt up by."""
 
     text: PrefixChain = PrefixChain()

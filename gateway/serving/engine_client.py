@@ -6,11 +6,11 @@ twice, and reading pauses while the reader is behind.
 
 import asyncio
 import ssl
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from math import inf
 from typing import Final, cast
 from urllib.parse import urlsplit
 
@@ -21,6 +21,8 @@ Headers = Sequence[tuple[bytes, bytes]]
 HIGH_WATER_BYTES: Final = 256 * 1024
 IDLE_CONNECTIONS: Final = 256
 """Kept per engine; more may be open while in use."""
+_LOOKS_PER_LIMIT: Final = 4
+_DELIMITING: Final = frozenset((b"content-length", b"transfer-encoding"))
 
 
 class EngineGoneError(Exception):
@@ -44,7 +46,7 @@ class TimeLimits:
     idle_s: float = 300.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Origin:
     """Where an engine listens. `prefix` is the base URL's path, put before every target."""
 
@@ -53,7 +55,7 @@ class Origin:
     tls: bool
     prefix: str
 
-    @property
+    @cached_property
     def host_header(self) -> bytes:
         """The value of `Host`."""
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -69,7 +71,9 @@ def origin_of(url: str) -> Origin:
 
 
 class EngineResponse:
-    """A response whose head has arrived: `status`, `headers`, then `read` until b""."""
+    """A response whose head has arrived: `status`, `headers`, then its body by one of `read`, `body`, `pipe`."""
+
+    __slots__ = ("_closed", "_connection", "headers", "status")
 
     def __init__(self, connection: "_Connection") -> None:
         self._connection = connection
@@ -79,7 +83,10 @@ class EngineResponse:
 
     def header(self, name: bytes) -> bytes:
         """The first value of a header (lower-case name), b"" without one."""
-        return next((value for key, value in self.headers if key == name), b"")
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return b""
 
     async def read(self) -> bytes:
         """The next bytes of the body as they came, b"" at its end. Raises EngineGoneError."""
@@ -100,6 +107,24 @@ class EngineResponse:
             parts.append(chunk)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    async def pipe(self, sink: Callable[[bytes], None]) -> None:
+        """Call `sink` with the rest of the body as it comes, in the very moment; until the end, or `close`.
+
+        Raises EngineGoneError, and what `sink` raises.
+        """
+        if not self._closed:
+            await self._connection.pipe(sink)
+            self.close()
+
+    def pause(self) -> None:
+        """Let the engine wait: what comes is not taken until `resume`."""
+        self._connection.pause()
+
+    def resume(self) -> None:
+        """Take what comes again."""
+        if not self._closed:
+            self._connection.resume()
+
     def close(self) -> None:
         """Done with the response: an unfinished one breaks the connection, which aborts it at the engine."""
         if not self._closed:  # once only: the connection may serve another request by now
@@ -107,23 +132,40 @@ class EngineResponse:
             self._connection.leave()
 
 
+class _Engine:
+    """One engine's address and its connections that wait for a next request."""
+
+    __slots__ = ("idle", "origin")
+
+    def __init__(self, url: str) -> None:
+        self.origin = origin_of(url)
+        self.idle: list[_Connection] = []
+
+
 class EngineClient:
     """Sends requests to engines over kept-alive connections."""
 
     def __init__(self, limits: TimeLimits | None = None) -> None:
         self.limits = limits or TimeLimits()
-        self._idle: dict[Origin, list[_Connection]] = {}
+        self._engines: dict[str, _Engine] = {}
         self._open: set[_Connection] = set()
+        self._look_later: asyncio.TimerHandle | None = None
+        self._every_s = min(1.0, min(self.limits.first_byte_s, self.limits.idle_s) / _LOOKS_PER_LIMIT)
 
     async def send(self, url: str, method: str, target: str, headers: Headers, body: bytes = b"") -> EngineResponse:
         """One request; returns when the response's head is there. Raises EngineGoneError.
 
         A kept connection that the engine closed meanwhile is replaced once; nothing else is tried again here.
         """
-        origin = origin_of(url)
-        head = _request_head(origin, method, target, headers, len(body))
+        engine = self._engines.get(url)
+        if engine is None:
+            engine = self._engines[url] = _Engine(url)
+        head = _request_head(engine.origin, method, target, headers, len(body))
         while True:
-            connection, fresh = await self._connection(origin)
+            connection = _kept(engine)
+            fresh = connection is None
+            if connection is None:
+                connection = await self._connected(engine)
             try:
                 await connection.exchange(head, body)
             except EngineGoneError as error:
@@ -143,49 +185,58 @@ class EngineClient:
             connection.abort()
         await asyncio.sleep(0)
 
-    async def _connection(self, origin: Origin) -> "tuple[_Connection, bool]":
-        idle = self._idle.setdefault(origin, [])
-        while idle:
-            connection = idle.pop()
-            if connection.usable:
-                return connection, False
-        loop = asyncio.get_running_loop()
+    async def _connected(self, engine: _Engine) -> "_Connection":
+        loop, origin = asyncio.get_running_loop(), engine.origin
         context = ssl.create_default_context() if origin.tls else None
         try:
             async with asyncio.timeout(self.limits.connect_s):
                 _, connection = await loop.create_connection(
-                    lambda: _Connection(self, origin), origin.host, origin.port, ssl=context
+                    lambda: _Connection(self, engine), origin.host, origin.port, ssl=context
                 )
         except TimeoutError as error:
             raise EngineUnreachableError(f"no connection within {self.limits.connect_s:g} s") from error
         except OSError as error:
             raise EngineUnreachableError(f"no connection: {error.strerror or error}") from error
-        return connection, True
+        return connection
 
     def opened(self, connection: "_Connection") -> None:
         """A connection is open."""
         self._open.add(connection)
+        if self._look_later is None:
+            self._look()
 
     def closed(self, connection: "_Connection") -> None:
         """A connection is closed."""
         self._open.discard(connection)
+        if not self._open and self._look_later is not None:
+            self._look_later.cancel()
+            self._look_later = None
         with suppress(ValueError):
-            self._idle.get(connection.origin, []).remove(connection)
+            connection.engine.idle.remove(connection)
 
-    def release(self, connection: "_Connection") -> bool:
-        """Keep a connection for the next request; False when enough are kept."""
-        idle = self._idle.setdefault(connection.origin, [])
-        if len(idle) >= IDLE_CONNECTIONS:
-            return False
-        idle.append(connection)
-        return True
+    def _look(self) -> None:
+        """Look for silent engines; one look at all connections costs less than a timer for each."""
+        loop = asyncio.get_running_loop()
+        self._look_later = loop.call_later(self._every_s, self._look)
+        now = loop.time()
+        for connection in list(self._open):
+            connection.look(now)
+
+
+def _kept(engine: _Engine) -> "_Connection | None":
+    """A connection of the engine's that is free: the one used last, as it is the least likely to be closed."""
+    while engine.idle:
+        connection = engine.idle.pop()
+        if connection.usable:
+            return connection
+    return None
 
 
 class _Connection(asyncio.Protocol):
     """One connection: at most one request at a time, its response parsed as it arrives."""
 
-    def __init__(self, client: EngineClient, origin: Origin) -> None:
-        self.origin = origin
+    def __init__(self, client: EngineClient, engine: _Engine) -> None:
+        self.engine = engine
         self.heard = False
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
@@ -197,13 +248,15 @@ class _Connection(asyncio.Protocol):
         self._complete = False
         self._delimited = False
         self._reusable = False
-        self._error: EngineGoneError | None = None
-        self._chunks: deque[bytes] = deque()
+        self._error: Exception | None = None
+        self._chunks: list[bytes] = []
         self._buffered = 0
         self._paused = False
+        self._sink: Callable[[bytes], None] | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._heard_at = 0.0
-        self._watchdog: asyncio.TimerHandle | None = None
+        self._heard_at = inf
+        self._silence_s = inf
+        self._silence = ""
         self._parser = httptools.HttpResponseParser(self)
 
     # asyncio.Protocol
@@ -221,9 +274,15 @@ class _Connection(asyncio.Protocol):
             self._fail(EngineGoneError("the engine answered with something that is not HTTP"))
         except httptools.HttpParserUpgrade:
             self._fail(EngineGoneError("the engine asked for a protocol upgrade"))
-        if self._buffered > HIGH_WATER_BYTES and not self._paused and self._transport is not None:
-            self._paused = True
-            self._transport.pause_reading()
+        if self._sink is not None:
+            self._deliver(self._sink)
+            if self._complete:
+                self._wake()
+        else:
+            if self._head_done:
+                self._wake()
+            if self._buffered > HIGH_WATER_BYTES:
+                self.pause()
 
     def eof_received(self) -> None:
         return None  # close; connection_lost says what it meant
@@ -249,24 +308,21 @@ class _Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
         self.headers.append((name, value))
-        if name in (b"content-length", b"transfer-encoding"):
+        if name in _DELIMITING:
             self._delimited = True
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
         self._head_done = self.status >= 200  # 100 Continue and its like are followed by the real head
-        self._wake()
 
     def on_body(self, body: bytes) -> None:
         self._chunks.append(body)
         self._buffered += len(body)
-        self._wake()
 
     def on_message_complete(self) -> None:
         if self._head_done:
             self._complete = True
             self._reusable = self._parser.should_keep_alive()  # asked later, it denies
-            self._wake()
 
     # one request
 
@@ -282,43 +338,82 @@ class _Connection(asyncio.Protocol):
         self._busy, self.heard = True, False
         self._head_done = self._complete = False
         self._error = None
-        self._transport.write(head)
-        if body:
-            self._transport.write(body)
-        self._watch(self._client.limits.first_byte_s, "began no answer")
+        self._transport.writelines((head, body) if body else (head,))
+        self._listen(self._client.limits.first_byte_s, "began no answer")
         while not self._head_done:
             await self._wait()
-        self._watch(self._client.limits.idle_s, "stopped in the middle of its answer")
+        self._listen(self._client.limits.idle_s, "stopped in the middle of its answer")
 
     async def read(self) -> bytes:
         while not self._chunks:
             if self._complete:
                 return b""
             await self._wait()
-        chunk = self._chunks.popleft()
-        self._buffered -= len(chunk)
-        if self._paused and self._buffered < HIGH_WATER_BYTES // 2 and self._transport is not None:
+        chunk = self._take()
+        self.resume()
+        return chunk
+
+    async def pipe(self, sink: Callable[[bytes], None]) -> None:
+        self._sink = sink
+        self._deliver(sink)
+        while self._busy and not self._complete:
+            await self._wait()
+        if self._error is not None:
+            raise self._error
+
+    def pause(self) -> None:
+        if not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._paused and self._transport is not None:
             self._paused = False
             self._heard_at = self._loop.time()  # the silence was ours
             self._transport.resume_reading()
-        return chunk
 
     def leave(self) -> None:
         """End of the request: keep the connection if the response was read whole, else break it."""
         if not self._busy:
             return
         self._busy = False
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-            self._watchdog = None
-        whole = self._complete and not self._chunks and self._transport is not None
-        if not (whole and self._reusable and self._client.release(self)):
+        self._sink = None
+        self._heard_at = inf
+        self._wake()
+        whole = self._complete and not self._chunks and self._transport is not None and self._error is None
+        if whole and self._reusable and len(self.engine.idle) < IDLE_CONNECTIONS:
+            self.engine.idle.append(self)
+        else:
             self.abort()
 
     def abort(self) -> None:
         """Break the connection."""
         if self._transport is not None:
             self._transport.abort()
+
+    def look(self, now: float) -> None:
+        """Fail when nothing has been heard for too long; while paused it is the client who is slow."""
+        if now - self._heard_at >= self._silence_s and not self._paused:
+            self._fail(EngineTimeoutError(f"the engine {self._silence} for {self._silence_s:g} s"))
+
+    def _listen(self, limit_s: float, what: str) -> None:
+        """Fail when nothing is heard for `limit_s` from now on."""
+        self._heard_at = self._loop.time()
+        self._silence_s, self._silence = limit_s, what
+
+    def _take(self) -> bytes:
+        chunks = self._chunks
+        chunk = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._chunks = []
+        self._buffered = 0
+        return chunk
+
+    def _deliver(self, sink: Callable[[bytes], None]) -> None:
+        if self._chunks:
+            try:
+                sink(self._take())
+            except Exception as error:
+                self._fail(error)
 
     async def _wait(self) -> None:
         if self._error is not None:
@@ -335,24 +430,11 @@ class _Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _fail(self, error: EngineGoneError) -> None:
-        self._error = error
+    def _fail(self, error: Exception) -> None:
+        if self._error is None:
+            self._error = error
         self._wake()
         self.abort()
-
-    def _watch(self, limit_s: float, what: str) -> None:
-        """Fail when nothing is heard for `limit_s`; one timer, moved only when it fires."""
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-        self._heard_at = self._loop.time()
-        self._watchdog = self._loop.call_later(limit_s, self._check, limit_s, what)
-
-    def _check(self, limit_s: float, what: str) -> None:
-        left = self._heard_at + limit_s - self._loop.time()
-        if left > 0 or self._paused:  # while paused it is the client who is slow
-            self._watchdog = self._loop.call_later(max(left, 1.0), self._check, limit_s, what)
-        else:
-            self._fail(EngineTimeoutError(f"the engine {what} for {limit_s:g} s"))
 
 
 def _request_head(origin: Origin, method: str, target: str, headers: Headers, length: int) -> bytes:

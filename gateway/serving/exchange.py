@@ -1,7 +1,6 @@
 """One inference request from bytes to its one Outcome: parse, route, forward, retry, relay; does I/O.
 
-Knows nothing of ASGI: `ClientSide` is all that it sees of the client's connection, so that another
-front end can drive the same life. Retrying is decided here and nowhere else.
+`Answer` is all that it sees of the client's connection. Retrying is decided here and nowhere else.
 """
 
 from engines.reports import EngineError
@@ -14,18 +13,19 @@ from gateway.serving import headers as header_rules
 from gateway.serving.attempt import Attempt
 from gateway.serving.chains import Chains
 from gateway.serving.engine_client import EngineGoneError, EngineResponse, EngineUnreachableError
+from gateway.serving.front.answer import Answer
+from gateway.serving.front.request import HttpRequest
 from gateway.serving.gateway import Backend, Gateway
 from gateway.serving.headers import HeaderList
 from gateway.serving.rejection import rejection_error
 from gateway.serving.relay import (
     AttemptLostError,
-    ClientSide,
+    StreamRelay,
     client_error,
     lost,
     passable,
     read_error,
     relay_body,
-    relay_stream,
 )
 from gateway.wire.additions import add
 from gateway.wire.request import Endpoint, InferenceRequest, parse
@@ -35,26 +35,27 @@ from gateway.wire.stream import StreamWatcher
 class Exchange:
     """The life of one request. `run` never raises for what a client or an engine does; `close` must follow."""
 
-    def __init__(
-        self, gateway: Gateway, endpoint: Endpoint, headers: HeaderList, client: ClientSide, accepted_at: float
-    ) -> None:
+    def __init__(self, gateway: Gateway, endpoint: Endpoint, request: HttpRequest, answer: Answer) -> None:
+        fields = request.fields
         self._gateway = gateway
         self._endpoint = endpoint
-        self._headers = headers
-        self._client = client
-        self._accepted_at = accepted_at
-        self.request_id = header_rules.request_id(headers)
+        self._headers = request.headers
+        self._fields = fields
+        self._body = request.body
+        self._answer = answer
+        self._accepted_at = request.began_at
+        self.request_id = header_rules.request_id(fields)
         self._engine_id = self.request_id
-        self._tenant = header_rules.tenant(headers)
-        self._entry = Entry(endpoint, self._tenant, accepted_at)
+        self._tenant = header_rules.tenant(fields)
+        self._entry = Entry(endpoint, self._tenant, request.began_at)
 
-    async def run(self, body: bytes) -> None:
+    async def run(self) -> None:
         """Serve the request, whose whole body has been read."""
-        received_at = self._gateway.clock()
+        body, received_at = self._body, self._gateway.clock()
         try:
             request = parse(self._endpoint, body)
         except GatewayError as error:
-            await self.refuse(error)
+            self.refuse(error)
             return
         chains = await self._gateway.chains_of(request, body)
         live = self._gateway.live_ids
@@ -62,20 +63,20 @@ class Exchange:
             self._engine_id = f"{self.request_id[:100]}-{id(self):x}"
         live.add(self._engine_id)
         try:
-            await self._serve(request, chains, body, received_at)
+            await self._serve(request, chains, received_at)
         finally:
             live.discard(self._engine_id)
 
-    async def refuse(self, error: GatewayError, model: str = "") -> None:
+    def refuse(self, error: GatewayError, model: str = "") -> None:
         """End a request that no replica took."""
         outcome = Outcome.REJECTED if error.origin is not Origin.ENGINE else Outcome.ENGINE_FAILED
         self._tell(Refused(self._gateway.clock(), model, outcome))
-        await self._send_error(error, None)
+        self._send_error(error, None)
 
     def close(self) -> None:
         """The request is over; where nothing has said how, its client left or we failed."""
         if self._entry.end is None:
-            outcome = Outcome.CLIENT_GONE if self._client.gone else Outcome.REJECTED
+            outcome = Outcome.CLIENT_GONE if self._answer.gone else Outcome.REJECTED
             self._tell(Refused(self._gateway.clock(), "", outcome))
 
     def _tell(self, fact: Fact) -> None:
@@ -85,23 +86,23 @@ class Exchange:
         if isinstance(fact, Finished | Refused):
             self._gateway.ended(self._entry)
 
-    async def _serve(self, request: InferenceRequest, chains: Chains, body: bytes, received_at: float) -> None:
+    async def _serve(self, request: InferenceRequest, chains: Chains, received_at: float) -> None:
         """Try replicas until one answers, a refusal is final, or none is left."""
         tried: list[str] = []
         route_at = self._gateway.clock()
         asked = self._entry.request = self._route_request(request, chains, tried)
-        answer, held_s = await self._gateway.placer.place(asked)
-        if isinstance(answer, Rejection):
-            await self._rejected(answer, request)
+        routed, held_s = await self._gateway.placer.place(asked)
+        if isinstance(routed, Rejection):
+            self._rejected(routed, request)
             return
         while True:
-            self._entry.routed(answer, route_at + held_s)
-            attempt = Attempt(answer, self._tell, self._gateway.clock)
+            self._entry.routed(routed, route_at + held_s)
+            attempt = Attempt(routed, self._tell, self._gateway.clock)
             now = self._gateway.clock()
             attempt.dispatched(now - route_at - held_s, now - (route_at if tried else received_at) - held_s, held_s)
-            tried.append(answer.chosen.replica)
+            tried.append(routed.chosen.replica)
             try:
-                await self._attempt(attempt, request, body)
+                await self._attempt(attempt, request)
                 return
             except AttemptLostError as failure:
                 route_at = self._gateway.clock()
@@ -109,23 +110,23 @@ class Exchange:
                 following = self._reroute(failure, self._route_request(request, chains, tried), route_at)
                 if following is None:
                     attempt.finish(_outcome(failure))
-                    await self._send_failure(failure, answer.chosen)
+                    self._send_failure(failure, routed.chosen)
                     return
                 attempt.lose()
-                answer = following
+                routed = following
             finally:
                 # Reached with the attempt still open only by cancellation or a bug of ours.
-                attempt.finish(Outcome.CLIENT_GONE if self._client.gone else Outcome.REJECTED)
+                attempt.finish(Outcome.CLIENT_GONE if self._answer.gone else Outcome.REJECTED)
 
     def _reroute(self, failure: AttemptLostError, request: RouteRequest, now: float) -> Decision | None:
         """Where a failed request goes next; None when its failure is final or nobody is left."""
         if not failure.error.retryable or len(request.tried) >= self._gateway.config.routing.max_attempts:
             return None
-        answer = self._gateway.router.route(request, now)
-        return answer if isinstance(answer, Decision) else None
+        routed = self._gateway.router.route(request, now)
+        return routed if isinstance(routed, Decision) else None
 
     def _route_request(self, request: InferenceRequest, chains: Chains, tried: list[str]) -> RouteRequest:
-        text = header_rules.first_text
+        fields, text = self._fields, header_rules.text
         return RouteRequest(
             request_id=self.request_id,
             model=request.model,
@@ -134,19 +135,19 @@ class Exchange:
             streams=request.stream,
             accepted_at=self._accepted_at,
             tenant=self._tenant,
-            session=text(self._headers, b"x-session-id") or request.session,
+            session=text(fields, b"x-session-id") or request.session,
             response_id=request.previous_response_id,
-            pinned_pool=text(self._headers, b"x-prefixgate-pool"),
-            pinned_replica=text(self._headers, b"x-prefixgate-replica"),
+            pinned_pool=text(fields, b"x-prefixgate-pool"),
+            pinned_replica=text(fields, b"x-prefixgate-replica"),
             tried=frozenset(tried),
         )
 
-    async def _attempt(self, attempt: Attempt, request: InferenceRequest, body: bytes) -> None:
+    async def _attempt(self, attempt: Attempt, request: InferenceRequest) -> None:
         """One replica's try. Raises AttemptLostError while the client has not been sent a byte."""
         backend = self._gateway.backends[attempt.decision.chosen.replica]
         response: EngineResponse | None = None
         try:
-            response = await self._send(backend, request, body)
+            response = await self._send(backend, request)
             if response.status >= 400:
                 raise await read_error(response, backend.dialect)
             await self._relay(attempt, request, backend, response)
@@ -158,10 +159,10 @@ class Exchange:
         finally:
             if response is not None:
                 response.close()
-            if self._client.gone and self._endpoint.generates:
+            if self._answer.gone and self._endpoint.generates:
                 self._gateway.abort(backend, self._engine_id)
 
-    async def _send(self, backend: Backend, request: InferenceRequest, body: bytes) -> EngineResponse:
+    async def _send(self, backend: Backend, request: InferenceRequest) -> EngineResponse:
         extra = list(backend.credentials)
         header = backend.dialect.request_id_header(self._engine_id)
         if header is not None:
@@ -169,9 +170,9 @@ class Exchange:
         field = backend.dialect.request_id_field(self._engine_id)
         named = field is None or request.names_request or not self._endpoint.generates
         fields = () if field is None or named else (field,)
-        sent = body
+        sent = self._body
         if fields or not request.usage_requested:
-            sent = add(body, include_usage=not request.usage_requested, fields=fields)
+            sent = add(sent, include_usage=not request.usage_requested, fields=fields)
         headers = header_rules.for_engine(self._headers, extra)
         return await self._gateway.engines.send(backend.url, "POST", self._endpoint, headers, sent)
 
@@ -180,12 +181,12 @@ class Exchange:
     ) -> None:
         headers = header_rules.for_client(response.headers, self.request_id, attempt.decision.chosen)
         if not response.header(b"content-type").startswith(b"text/event-stream"):
-            reply = await relay_body(response, self._endpoint, self._client, headers)
+            reply = await relay_body(response, self._endpoint, self._answer, headers)
             self._stored(backend, reply.response_id)
             attempt.finish(Outcome.COMPLETED, reply.usage, timing=reply.timing)
             return
         watcher = StreamWatcher(self._endpoint, strip_usage=not request.usage_requested)
-        broken = await relay_stream(response, watcher, backend.dialect, attempt, self._client, headers)
+        broken = await StreamRelay(response, watcher, backend.dialect, attempt, self._answer).run(headers)
         self._stored(backend, watcher.response_id)
         if broken is None:
             attempt.finish(Outcome.COMPLETED, watcher.usage, watcher.content_frames, watcher.timing)
@@ -193,8 +194,8 @@ class Exchange:
             outcome = Outcome.TIMED_OUT if broken.timed_out else Outcome.ENGINE_FAILED
             attempt.finish(outcome, watcher.usage, watcher.content_frames, watcher.timing)
             if watcher.error is None:  # else the engine's own error frame has been passed on
-                await self._client.write(self._error_frame(broken.error))
-        await self._client.end()
+                self._answer.write(self._error_frame(broken.error))
+        self._answer.end()
 
     def _stored(self, backend: Backend, response_id: str | None) -> None:
         if response_id is not None:
@@ -204,25 +205,17 @@ class Exchange:
         frame = GatewayError(error.message, status=error.status, origin=Origin.ENGINE, type=error.type).sse_frame()
         return b"event: error\n" + frame if self._endpoint is Endpoint.MESSAGES else frame
 
-    async def _rejected(self, answer: Rejection, request: InferenceRequest) -> None:
+    def _rejected(self, rejection: Rejection, request: InferenceRequest) -> None:
         known = request.model in self._gateway.router.models()  # another name must not become a label
-        await self.refuse(rejection_error(answer), (request.model or "") if known else "")
+        self.refuse(rejection_error(rejection), (request.model or "") if known else "")
 
-    async def _send_failure(self, failure: AttemptLostError, chosen: Candidate) -> None:
-        await self._send_error(client_error(failure, self._endpoint, chosen.pool), chosen, passable(failure))
+    def _send_failure(self, failure: AttemptLostError, chosen: Candidate) -> None:
+        self._send_error(client_error(failure, self._endpoint, chosen.pool), chosen, passable(failure))
 
-    async def _send_error(self, error: GatewayError, chosen: Candidate | None, body: bytes | None = None) -> None:
+    def _send_error(self, error: GatewayError, chosen: Candidate | None, body: bytes | None = None) -> None:
         """Send an error, in the engine's own words where they are given."""
-        extra: HeaderList = []
-        if error.retry_after_s is not None:
-            extra.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s))))
-        await self._send_body(error.status, body or error.body(), chosen, extra)
-
-    async def _send_body(self, status: int, body: bytes, chosen: Candidate | None, extra: HeaderList) -> None:
         headers = header_rules.for_client([(b"content-type", b"application/json")], self.request_id, chosen)
-        await self._client.start(status, [*headers, *extra, (b"content-length", b"%d" % len(body))])
-        await self._client.write(body)
-        await self._client.end()
+        self._answer.error(error, headers, body)
 
 
 def _outcome(failure: AttemptLostError) -> Outcome:

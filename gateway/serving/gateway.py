@@ -21,8 +21,10 @@ from gateway.serving.events.feeds import EventFeeds
 from gateway.serving.headers import HeaderList
 from gateway.serving.journal import Journal
 from gateway.serving.placing import Placer
+from gateway.serving.sharing.sharer import Sharer
 from gateway.serving.tokenise.calls import Site
 from gateway.serving.tokenise.tokenisers import Tokenisers
+from gateway.serving.workers.siblings import Siblings
 from gateway.wire.request import InferenceRequest
 
 ABORT_BODY_BYTES = 1 << 20
@@ -42,10 +44,19 @@ class Backend(msgspec.Struct, frozen=True):
 class Gateway:
     """Everything that one gateway process shares between its requests."""
 
-    def __init__(self, config: Config, *, seed: int | None = None, journal: Journal | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        seed: int | None = None,
+        journal: Journal | None = None,
+        siblings: Siblings | None = None,
+    ) -> None:
         self.config = config
         self.journal = journal
-        self.started_at = time.time()
+        self.siblings = siblings
+        """The other workers; None where this process is the only one."""
+        self.started_at = time.time() if siblings is None else siblings.started_at
         self.clock = time.monotonic
         routing = config.routing
         self.router = Router(
@@ -69,6 +80,10 @@ class Gateway:
         self.suspects: set[str] = set()
         """Replicas that are down by a request's word, not by the poller's."""
         self.closing = False
+        self.shown: tuple[float, asyncio.Task[bytes]] | None = None
+        """What all who watch live are sent, and when it was asked for."""
+        self.sharer: Sharer | None = None
+        """What tells other gateways; None where there are none."""
         self._background: set[asyncio.Task[None]] = set()
 
     def observe(self, fact: Fact) -> None:
@@ -167,8 +182,10 @@ class Gateway:
             task.add_done_callback(self._background.discard)
 
     async def close(self) -> None:
-        """Close what is open towards the engines."""
+        """Close what is open towards other gateways and the engines."""
         self.placer.close()
+        if self.sharer is not None:
+            await self.sharer.stop()
         if self._background:
             await asyncio.wait(self._background, timeout=1.0)
         await self.feeds.close()

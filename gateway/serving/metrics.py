@@ -5,7 +5,7 @@ Nothing is counted here: the scoreboard counts once, and this is one of its view
 
 from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, PlatformCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -17,7 +17,9 @@ from prometheus_client.registry import Collector
 from gateway.routing.histogram import Histogram
 from gateway.routing.snapshot import ReplicaView, SeriesView, Snapshot, WaterfallView
 from gateway.serving.events.intake import FeedStatus
-from gateway.serving.gateway import Gateway
+from gateway.serving.process_figures import as_metrics
+from gateway.serving.report import Report
+from gateway.serving.sharing.status import SharingStatus
 
 LABELS = ("pool", "replica", "model")
 
@@ -33,21 +35,21 @@ HISTOGRAMS = {
 }
 
 
-def registry(gateway: Gateway) -> CollectorRegistry:
-    """A registry with our collectors and the process's own."""
+def registry(report: Report) -> CollectorRegistry:
+    """A registry with our collectors and the processes' own."""
     made = CollectorRegistry()
-    made.register(SnapshotCollector(gateway.snapshot))
-    made.register(SourcesCollector(gateway))
-    ProcessCollector(registry=made)
+    made.register(SnapshotCollector(report.snapshot))
+    made.register(SourcesCollector(report))
+    made.register(ProcessesCollector(report))
+    made.register(SharingCollector(report.sharing))
     PlatformCollector(registry=made)
-    GCCollector(registry=made)
     return made
 
 
 class SnapshotCollector(Collector):
     """Turns a snapshot into metric families."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
 
     def describe(self) -> Iterable[Metric]:
@@ -56,7 +58,7 @@ class SnapshotCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All families, from one snapshot."""
-        snapshot = self._snapshot()
+        snapshot = self._snapshot
         yield from _counters(snapshot.series)
         yield from _histograms(snapshot.series)
         yield from _gauges(snapshot.replicas)
@@ -69,8 +71,8 @@ class SnapshotCollector(Collector):
 class SourcesCollector(Collector):
     """What knowledge of caches is made of, event feeds and token ids; and what is written down of requests."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
+    def __init__(self, report: Report) -> None:
+        self._report = report
 
     def describe(self) -> Iterable[Metric]:
         """Nothing up front."""
@@ -94,12 +96,12 @@ class SourcesCollector(Collector):
         }
         for name, (documentation, read) in readings.items():
             family = CounterMetricFamily(f"prefixgate_{name}", documentation, labels=("replica", "rank"))
-            for status in self._gateway.feeds.statuses():
+            for status in self._report.feeds:
                 family.add_metric((status.replica, str(status.rank)), read(status))
             yield family
 
     def _tokens(self) -> Iterator[Metric]:
-        counts = self._gateway.tokenisers.counts
+        counts = self._report.tokens
         totals = {
             "tokenised_prompts": ("Prompts whose exact token ids were told", counts.prompts),
             "tokenise_seconds": ("Time that requests waited for token ids", counts.seconds),
@@ -119,17 +121,67 @@ class SourcesCollector(Collector):
             fallbacks.add_metric((str(reason),), count)
         yield fallbacks
         memo = GaugeMetricFamily("prefixgate_token_memo_bytes", "Estimated memory of remembered token ids")
-        memo.add_metric((), self._gateway.tokenisers.memo_bytes)
+        memo.add_metric((), self._report.memo_bytes)
         yield memo
 
     def _journal(self) -> Iterator[Metric]:
-        journal = self._gateway.journal
         lines = CounterMetricFamily(
             "prefixgate_journal_lines", "Lines of the journal, by what became of them", labels=("result",)
         )
-        for result, count in ({} if journal is None else journal.counts).items():
+        for result, count in self._report.journal.items():
             lines.add_metric((result,), count)
         yield lines
+
+
+class ProcessesCollector(Collector):
+    """The gateway's processes: how many there are, and what the system says of all of them together."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing up front."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        rows = self._report.workers
+        workers = GaugeMetricFamily("prefixgate_workers", "Processes that serve, by how they stand", labels=("state",))
+        for state in ("up", "starting", "silent"):
+            workers.add_metric((state,), sum(row.state == state for row in rows))
+        restarts = CounterMetricFamily("prefixgate_worker_restarts", "Processes that were started for one that ended")
+        restarts.add_metric((), sum(row.restarts for row in rows))
+        yield from (workers, restarts)
+        yield from as_metrics(self._report.figures)
+
+
+class SharingCollector(Collector):
+    """How gateways share what they learn."""
+
+    def __init__(self, status: SharingStatus) -> None:
+        self._status = status
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing up front."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """All families; without samples where nothing is shared."""
+        status = self._status
+        up = GaugeMetricFamily("prefixgate_sharing_up", "1 while what is learned is shared with other gateways")
+        peers = GaugeMetricFamily("prefixgate_sharing_peers", "Other gateways and workers that are heard")
+        lag = GaugeMetricFamily("prefixgate_sharing_lag_seconds", "How old what was heard last was by then")
+        records = CounterMetricFamily(
+            "prefixgate_sharing_records", "Records of requests that went between gateways", labels=("direction",)
+        )
+        if status.backend != "none":
+            up.add_metric((), status.connected)
+            peers.add_metric((), status.peers)
+            if status.lag_s is not None:
+                lag.add_metric((), status.lag_s)
+            for direction in ("sent", "received", "dropped"):
+                records.add_metric((direction,), getattr(status, direction))
+        yield from (up, peers, lag, records)
 
 
 def _counters(series: tuple[SeriesView, ...]) -> Iterator[Metric]:

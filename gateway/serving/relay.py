@@ -1,7 +1,7 @@
 """An engine's answer on its way to the client: whole bodies, streams, and errors; does I/O."""
 
 import re
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -10,6 +10,7 @@ from engines.reports import EngineError
 from gateway.errors import GatewayError, Origin
 from gateway.serving.attempt import Attempt
 from gateway.serving.engine_client import EngineGoneError, EngineResponse, EngineTimeoutError
+from gateway.serving.front.answer import Answer
 from gateway.serving.headers import HeaderList
 from gateway.wire.reply import Reply, read_reply
 from gateway.wire.request import Endpoint
@@ -21,22 +22,6 @@ _FIRST_FRAME_BYTES: Final = 64 * 1024
 _FRAME_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
 _FRAME_END: Final = re.compile(b"|".join(_FRAME_ENDS))
 _RETRY_AFTER_S: Final = 1.0
-
-
-class ClientSide(Protocol):
-    """The client's connection. `gone` is True once the client has closed it; its task is then cancelled."""
-
-    gone: bool
-    started: bool
-
-    async def start(self, status: int, headers: HeaderList) -> None:
-        """Send the response's head."""
-
-    async def write(self, data: bytes) -> None:
-        """Send bytes of the body; waits while the client is slow."""
-
-    async def end(self) -> None:
-        """End the body."""
 
 
 class AttemptLostError(Exception):
@@ -62,59 +47,82 @@ async def read_error(response: EngineResponse, dialect: Dialect) -> AttemptLostE
     return AttemptLostError(dialect.read_error(response.status, raw), raw)
 
 
-async def relay_body(response: EngineResponse, endpoint: Endpoint, client: ClientSide, headers: HeaderList) -> Reply:
+async def relay_body(response: EngineResponse, endpoint: Endpoint, answer: Answer, headers: HeaderList) -> Reply:
     """Pass on a plain JSON body, once it is whole: until then another replica can still take over."""
     body = await response.body(MAX_BODY_BYTES)
     reply = read_reply(endpoint, body)
     if reply is None:
         message = f"the engine answered {response.status} with a body that is not a JSON object"
         raise AttemptLostError(EngineError(502, message, "bad_gateway", retryable=True))
-    headers.append((b"content-length", b"%d" % len(body)))
-    await client.start(response.status, headers)
-    await client.write(body)
-    await client.end()
+    answer.whole(response.status, headers, body)
     return reply
 
 
-async def relay_stream(
-    response: EngineResponse,
-    watcher: StreamWatcher,
-    dialect: Dialect,
-    attempt: Attempt,
-    client: ClientSide,
-    headers: HeaderList,
-) -> AttemptLostError | None:
-    """Pass on a stream as it arrives; what broke it after its first byte, else None."""
-    out = last = await _first_frame(response, watcher, dialect)
-    told = watcher.first_token
-    if told:
-        attempt.first_token()
-    await client.start(response.status, headers)
-    await client.write(out)
-    try:
-        while chunk := await response.read():
-            out = watcher.feed(chunk)
-            if watcher.first_token and not told:
-                attempt.first_token()
-                told = True
+class StreamRelay:
+    """Passes a stream on as it arrives: each of its bytes is sent in the moment in which it came."""
+
+    def __init__(
+        self, response: EngineResponse, watcher: StreamWatcher, dialect: Dialect, attempt: Attempt, answer: Answer
+    ) -> None:
+        self._response = response
+        self._watcher = watcher
+        self._dialect = dialect
+        self._attempt = attempt
+        self._answer = answer
+        self._told = False
+        self._last = b""
+
+    async def run(self, headers: HeaderList) -> AttemptLostError | None:
+        """To the stream's end; what broke it after its first byte, else None.
+
+        Raises AttemptLostError while nothing has been sent: the stream cannot be used.
+        """
+        answer, response, watcher = self._answer, self._response, self._watcher
+        first = self._last = await _first_frame(response, watcher, self._dialect)
+        self._note()
+        answer.start(response.status, headers, first)
+        answer.on_cleared = response.resume
+        try:
+            await response.pipe(self._take)
+        except EngineGoneError as error:
+            broken = lost(error)
+        else:
             if watcher.error is not None:
-                await client.write(_through_error(out, watcher.error))
-                return AttemptLostError(dialect.read_error(500, watcher.error), watcher.error)
-            if out:
-                await client.write(out)
-                last = out
-    except EngineGoneError as error:
-        broken = lost(error)
-    else:
-        if out := watcher.finish():
-            await client.write(out)
-            last = out
-        if watcher.done:
-            return None
-        broken = _cut_short("the engine ended the stream before it was complete")
-    if not last.endswith(_FRAME_ENDS):
-        await client.write(b"\n\n")  # what follows must not become part of a frame that broke off
-    return broken
+                return AttemptLostError(self._dialect.read_error(500, watcher.error), watcher.error)
+            self._pass(watcher.finish())
+            if watcher.done:
+                return None
+            broken = _cut_short("the engine ended the stream before it was complete")
+        finally:
+            answer.on_cleared = None
+        if not self._last.endswith(_FRAME_ENDS):
+            answer.write(b"\n\n")  # what follows must not become part of a frame that broke off
+        return broken
+
+    def _take(self, chunk: bytes) -> None:
+        watcher = self._watcher
+        out = watcher.feed(chunk)
+        if not self._told:
+            self._note()
+        if watcher.error is not None:
+            self._pass(_through_error(out, watcher.error))
+            self._response.close()
+        elif out:
+            self._last = out
+            self._answer.write(out)
+            if self._answer.congested:
+                self._response.pause()
+
+    def _note(self) -> None:
+        """Tell of the first token, once it has passed."""
+        if self._watcher.first_token:
+            self._told = True
+            self._attempt.first_token()
+
+    def _pass(self, out: bytes) -> None:
+        if out:
+            self._last = out
+            self._answer.write(out)
 
 
 async def _first_frame(response: EngineResponse, watcher: StreamWatcher, dialect: Dialect) -> bytes:

@@ -4,18 +4,26 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 
 import uvicorn
 
 from gateway.config import Config
-from gateway.serving import admin, main_app
+from gateway.serving import admin, listening, main_app
 from gateway.serving.framework import framework
+from gateway.serving.front.connection import ClientConnection
 from gateway.serving.gateway import Gateway
 from gateway.serving.journal import open_journal
+from gateway.serving.main_port import FrameworkPort, MainPort
 from gateway.serving.polling import Poller
+from gateway.serving.sharing.begin import begin_sharing
+from gateway.serving.sharing.channel import Channel
+from gateway.serving.workers.siblings import Siblings
 
 DRAIN_S: int = 30
+BACKLOG: int = 4096
+"""Connections that may wait to be taken."""
 
 
 class _Server(uvicorn.Server):
@@ -43,26 +51,37 @@ class RunningGateway:
 
 
 @contextlib.asynccontextmanager
-async def running(config: Config, *, seed: int | None = None) -> AsyncIterator[RunningGateway]:
+async def running(
+    config: Config,
+    *,
+    seed: int | None = None,
+    sockets: Sequence[socket.socket] = (),
+    siblings: Siblings | None = None,
+    channel: Channel | None = None,
+) -> AsyncIterator[RunningGateway]:
     """Start a gateway on the configured ports (0: any free one); it ends with the block.
 
-    Raises ConfigError where the journal cannot be kept, OSError where a port is taken.
+    One of several workers is given its `sockets`, as `listening.open_ports` makes them, its `siblings`, and the
+    `channel` that it shares over. Raises ConfigError where the journal cannot be kept or the Redis URL makes no sense,
+    OSError where a port is taken.
     """
-    gateway = Gateway(config, seed=seed, journal=open_journal(config))
-    host, port, admin_port = config.server.host, config.server.port, config.server.admin
-    sockets = [_listen(host, port)]
-    if admin_port == port != 0:
-        apps: list[object] = [main_app.MainApp(gateway, framework(gateway, main_app.routes, admin.routes))]
+    gateway = Gateway(config, seed=seed, journal=open_journal(config), siblings=siblings)
+    host, sockets = config.server.host, sockets or listening.open_ports(config.server)
+    if len(sockets) == 1:
+        ports: list[FrameworkPort] = [MainPort(gateway, framework(gateway, main_app.routes, admin.routes))]
     else:
-        sockets += _listen_beside(sockets[0], host, admin_port)
-        apps = [main_app.MainApp(gateway, framework(gateway, main_app.routes)), framework(gateway, admin.routes)]
-    servers = [_server(app) for app in apps]
+        ports = [
+            MainPort(gateway, framework(gateway, main_app.routes)),
+            FrameworkPort(gateway, framework(gateway, admin.routes)),
+        ]
+    servers = [_server(port) for port in ports]
     poller = Poller(gateway)
     await poller.start()
+    gateway.sharer = await begin_sharing(config, gateway.router, gateway.observe, gateway.clock, channel)
     tasks = [
         asyncio.create_task(server.serve(sockets=[listener])) for server, listener in zip(servers, sockets, strict=True)
     ]
-    run = RunningGateway(gateway, servers, _url(host, sockets[0]), _url(host, sockets[-1]))
+    run = RunningGateway(gateway, servers, listening.url(host, sockets[0]), listening.url(host, sockets[-1]))
     try:
         while not all(server.started for server in servers):  # noqa: ASYNC110 - uvicorn has a flag, no event
             await asyncio.sleep(0.005)
@@ -85,43 +104,19 @@ async def serve_until_signalled(config: Config, announce: Callable[[RunningGatew
         await stop.wait()
 
 
-def _server(app: object) -> _Server:
+def _server(port: FrameworkPort) -> _Server:
     return _Server(
         uvicorn.Config(
-            app,  # type: ignore[arg-type]
-            http="httptools",
+            port.app,
+            http=partial(ClientConnection, port),  # type: ignore[arg-type]  # whatever makes a protocol will do
+            ws="none",
             loop="none",
             lifespan="off",
             log_level="warning",
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            backlog=BACKLOG,
             timeout_graceful_shutdown=DRAIN_S,
         )
     )
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Naming the protocol makes asyncio switch Nagle off; uvloop does so always.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def _listen_beside(first: socket.socket, host: str, port: int) -> list[socket.socket]:
-    try:
-        return [_listen(host, port)]
-    except OSError:
-        first.close()
-        raise
-
-
-def _url(host: str, listener: socket.socket) -> str:
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{listener.getsockname()[1]}"

@@ -1,40 +1,49 @@
 """Calls about a stored Responses object, sent to the replica that holds it; does I/O."""
 
+from typing import Final
 from urllib.parse import quote
 
 from gateway.errors import GatewayError, Origin, bad_request
 from gateway.routing.facts import ResponseStored
 from gateway.serving import headers as header_rules
-from gateway.serving.asgi import AsgiClient, Scope, Send
 from gateway.serving.engine_client import EngineGoneError, EngineResponse
+from gateway.serving.front.answer import Answer
+from gateway.serving.front.request import HttpRequest
 from gateway.serving.gateway import Backend, Gateway
 from gateway.serving.relay import lost
 
+_RESPONSES: Final = "/v1/responses/"
 
-async def serve_stored(gateway: Gateway, response_id: str, scope: Scope, send: Send) -> None:
+
+def stored_response_id(method: str, path: str) -> str | None:
+    """The id in `GET|DELETE /v1/responses/{id}` and `POST /v1/responses/{id}/cancel`, else None."""
+    if not path.startswith(_RESPONSES):
+        return None
+    name, _, verb = path.removeprefix(_RESPONSES).partition("/")
+    known = (verb == "" and method in ("GET", "DELETE")) or (verb == "cancel" and method == "POST")
+    return name if name and known else None
+
+
+async def serve_stored(gateway: Gateway, response_id: str, request: HttpRequest, answer: Answer) -> None:
     """`GET|DELETE /v1/responses/{id}` and `POST /v1/responses/{id}/cancel`."""
-    client = AsgiClient(send)
-    request_id = header_rules.request_id(scope["headers"])
+    request_id = header_rules.request_id(request.fields)
     try:
         backend = await _holder(gateway, response_id)
-        response = await _send(gateway, backend, scope["method"], _target(scope), scope["headers"])
+        response = await _send(gateway, backend, request)
     except GatewayError as error:
-        body = error.body()
-        headers = header_rules.for_client([(b"content-type", b"application/json")], request_id, None)
-        await client.start(error.status, [*headers, (b"content-length", b"%d" % len(body))])
-        await client.write(body)
-        await client.end()
+        answer.error(error, header_rules.for_client([(b"content-type", b"application/json")], request_id, None))
         return
     try:
         who = [(b"x-prefixgate-pool", backend.pool.encode()), (b"x-prefixgate-replica", backend.name.encode())]
-        await client.start(response.status, header_rules.for_client(response.headers, request_id, None) + who)
+        answer.start(response.status, header_rules.for_client(response.headers, request_id, None) + who)
         while chunk := await response.read():
-            await client.write(chunk)
+            answer.write(chunk)
+            await answer.drained()
     except EngineGoneError as error:
-        await client.write(_broken(backend, error).sse_frame())
+        answer.write(_broken(backend, error).sse_frame())
     finally:
         response.close()
-    await client.end()
+    answer.end()
 
 
 async def _holder(gateway: Gateway, response_id: str) -> Backend:
@@ -56,12 +65,11 @@ async def _holder(gateway: Gateway, response_id: str) -> Backend:
     raise bad_request(f"no replica holds the response `{response_id}`", "response_id", "response_not_found", 404)
 
 
-async def _send(
-    gateway: Gateway, backend: Backend, method: str, target: str, headers: header_rules.HeaderList
-) -> EngineResponse:
+async def _send(gateway: Gateway, backend: Backend, request: HttpRequest) -> EngineResponse:
+    target = request.raw_path + (b"?" + request.query if request.query else b"")
     try:
-        sent = header_rules.for_engine(headers, list(backend.credentials))
-        return await gateway.engines.send(backend.url, method, target, sent)
+        sent = header_rules.for_engine(request.headers, list(backend.credentials))
+        return await gateway.engines.send(backend.url, request.method, target.decode("latin-1"), sent)
     except EngineGoneError as error:
         raise _broken(backend, error) from error
 
@@ -69,9 +77,3 @@ async def _send(
 def _broken(backend: Backend, error: EngineGoneError) -> GatewayError:
     told = lost(error).error
     return GatewayError(f"{backend.name}: {error}", status=told.status, origin=Origin.ENGINE, type=told.type)
-
-
-def _target(scope: Scope) -> str:
-    query: bytes = scope["query_string"]
-    path: bytes = scope["raw_path"]
-    return (path + b"?" + query if query else path).decode("latin-1")

@@ -1,5 +1,7 @@
 """Request bodies, endpoint by endpoint: the fields that routing needs, all others are skipped; pure."""
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
@@ -49,6 +51,8 @@ class Body(msgspec.Struct, kw_only=True):
 
     def _named(self, text: bytes, *mode: tuple[str, object]) -> CanonicalPrompt:
         """`text` under the namespace of this body's model, adapter, salt, template and `mode`."""
+        if self._is_ordinary and all([value is None for _, value in mode]):
+            return CanonicalPrompt(_namespace_of(self.model), text)
         shared = (
             ("model", self.model),
             ("lora", self.lora_path),
@@ -58,6 +62,17 @@ class Body(msgspec.Struct, kw_only=True):
             ("kwargs", self.chat_template_kwargs),
         )
         return CanonicalPrompt(canonical.namespace((*shared, *mode)), text)
+
+    @property
+    def _is_ordinary(self) -> bool:
+        """Whether nothing but the model parts this prompt from others."""
+        return (
+            self.lora_path is None
+            and self.cache_salt is None
+            and self.extra_key is None
+            and self.chat_template is None
+            and self.chat_template_kwargs is None
+        )
 
     def _prompted(self, name: str, prompt: Prompt) -> CanonicalPrompt:
         """The prompt or prompts of the field `name`: texts as UTF-8, ids packed in a namespace of their own."""
@@ -90,8 +105,10 @@ class Message(msgspec.Struct):
     tool_calls: Raw = Raw()
     function_call: Raw = Raw()
 
-    def text(self) -> bytes:
-        """The message as a turn: reasoning before the content, calls after it, as templates have it."""
+    def pieces(self) -> Sequence[bytes]:
+        """The message as a turn, in pieces: reasoning before the content, calls after it, as templates have it."""
+        if isinstance(self.content, str) and self._is_bare:
+            return canonical.TURN, self.role.encode(), canonical.CONTENT, self.content.encode()
         before = (
             canonical.field("name", self.name)
             + canonical.field("tool_call_id", self.tool_call_id)
@@ -103,14 +120,34 @@ class Message(msgspec.Struct):
             + canonical.raw_field("tool_calls", self.tool_calls)
             + canonical.raw_field("function_call", self.function_call)
         )
-        return canonical.turn(self.role, self.content, before, after)
+        return (canonical.turn(self.role, self.content, before, after),)
+
+    @property
+    def _is_bare(self) -> bool:
+        """Whether there is nothing but a role and what was said."""
+        return (
+            self.name is None
+            and self.tool_call_id is None
+            and self.reasoning is None
+            and self.reasoning_content is None
+            and not (self.tools or self.tool_calls or self.function_call)
+        )
 
 
 Messages = Annotated[list[Message], msgspec.Meta(min_length=1)]
 
 
 def _turns(messages: list[Message]) -> bytes:
-    return b"".join([message.text() for message in messages])
+    pieces: list[bytes] = []
+    for message in messages:
+        pieces += message.pieces()
+    return b"".join(pieces)
+
+
+@lru_cache(maxsize=1024)
+def _namespace_of(model: str | None) -> bytes:
+    """Of prompts that nothing but their model parts from others."""
+    return canonical.namespace([("model", model)])
 
 
 class Chat(Body, kw_only=True):
@@ -125,12 +162,15 @@ class Chat(Body, kw_only=True):
 
     def prompt(self) -> CanonicalPrompt:
         """Tools and documents, then the turns."""
-        head = (
-            canonical.raw_field("tools", self.tools)
-            + canonical.raw_field("functions", self.functions)
-            + canonical.raw_field("documents", self.documents)
-        )
-        return self._named(head + _turns(self.messages), ("effort", self.reasoning_effort))
+        text = _turns(self.messages)
+        if self.tools or self.functions or self.documents:
+            text = (
+                canonical.raw_field("tools", self.tools)
+                + canonical.raw_field("functions", self.functions)
+                + canonical.raw_field("documents", self.documents)
+                + text
+            )
+        return self._named(text, ("effort", self.reasoning_effort))
 
     def output_limit(self) -> object:
         """`max_completion_tokens`, or the older `max_tokens`."""

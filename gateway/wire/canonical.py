@@ -14,7 +14,6 @@ turns. The grammar:
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -47,8 +46,7 @@ _BLOCKS: Final[Mapping[str, tuple[str, ...]]] = {
 """Blocks that engines render as text, and the fields that they render, in our order."""
 
 
-@dataclass(frozen=True, slots=True)
-class CanonicalPrompt:
+class CanonicalPrompt(msgspec.Struct, frozen=True, gc=False):
     """A prompt for the hash chain: equal texts under different namespaces share no cache.
 
     `namespace` holds everything that makes caches disjoint (model, adapter, salt, thinking mode and effort);

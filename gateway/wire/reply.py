@@ -10,7 +10,6 @@ Times are vLLM's `metrics` (with `--enable-per-request-metrics`), beside the usa
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -19,8 +18,7 @@ from engines.reports import RequestTiming, Usage
 from gateway.wire.request import Endpoint, token_count
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """A whole reply: `usage` and `timing` where the engine gave them, `response_id` of a Responses object."""
 
     usage: Usage | None = None
@@ -30,6 +28,12 @@ class Reply:
 
 class _Body(msgspec.Struct):
     id: msgspec.Raw = msgspec.Raw()
+    usage: Any = None
+    metrics: Any = None
+
+
+class _RawBody(msgspec.Struct):
+    id: msgspec.Raw = msgspec.Raw()
     usage: msgspec.Raw = msgspec.Raw()
     metrics: msgspec.Raw = msgspec.Raw()
 
@@ -37,6 +41,7 @@ class _Body(msgspec.Struct):
 _LONGEST_MS: Final = 1e9
 
 _BODY: Final = msgspec.json.Decoder(_Body)
+_RAW_BODY: Final = msgspec.json.Decoder(_RawBody)
 
 
 def read_reply(endpoint: Endpoint, body: bytes) -> Reply | None:
@@ -44,12 +49,25 @@ def read_reply(endpoint: Endpoint, body: bytes) -> Reply | None:
     try:
         read = _BODY.decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError):
+        return _read_odd_reply(endpoint, body)
+    return _reply(endpoint, read.id, read.usage, read.metrics)
+
+
+def _read_odd_reply(endpoint: Endpoint, body: bytes) -> Reply | None:
+    """One of whose members may be such as no number can hold: what can be read is."""
+    try:
+        read = _RAW_BODY.decode(body)
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return None
-    response_id = decoded(read.id) if endpoint is Endpoint.RESPONSES else None
+    return _reply(endpoint, read.id, decoded(read.usage), decoded(read.metrics))
+
+
+def _reply(endpoint: Endpoint, name: msgspec.Raw, usage: object, metrics: object) -> Reply:
+    response_id = decoded(name) if endpoint is Endpoint.RESPONSES else None
     return Reply(
-        usage=read_usage(endpoint, decoded(read.usage)),
-        response_id=response_id if isinstance(response_id, str) else None,
-        timing=read_timing(decoded(read.metrics)),
+        read_usage(endpoint, usage),
+        response_id if isinstance(response_id, str) else None,
+        None if metrics is None else read_timing(metrics),
     )
 
 

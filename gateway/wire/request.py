@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -35,8 +34,7 @@ class Endpoint(StrEnum):
 _GENERATING: Final = frozenset((Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES))
 
 
-@dataclass(frozen=True, slots=True)
-class InferenceRequest:
+class InferenceRequest(msgspec.Struct, frozen=True):
     """What routing and forwarding need of a request.
 
     `model` is None when the client named none. `usage_requested` is False only for a stream of chat or text
@@ -78,17 +76,17 @@ def parse(endpoint: Endpoint, body: bytes) -> InferenceRequest:
     try:
         read = _decode(_DECODERS[endpoint], body)
         return InferenceRequest(
-            endpoint=endpoint,
-            model=read.model,
-            stream=bool(read.stream),
-            prompt=read.prompt(),
-            usage_requested=_usage_requested(endpoint, read),
-            session=_session(read),
-            previous_response_id=_text(getattr(read, "previous_response_id", None)),
-            max_output_tokens=token_count(read.output_limit()),
-            names_request=read.rid is not None or read.request_id is not None,
-            salt=read.salt(),
-            adapter=None if read.lora_path is None else str(read.lora_path),
+            endpoint,
+            read.model,
+            bool(read.stream),
+            read.prompt(),
+            not read.stream or _usage_requested(endpoint, read),
+            _session(read),
+            _text(getattr(read, "previous_response_id", None)),
+            token_count(read.output_limit()),
+            read.rid is not None or read.request_id is not None,
+            read.salt(),
+            None if read.lora_path is None else str(read.lora_path),
         )
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from None
@@ -129,7 +127,7 @@ def _invalid(complaint: str) -> GatewayError:
 
 
 def _usage_requested(endpoint: Endpoint, read: bodies.Body) -> bool:
-    if not read.stream or endpoint not in (Endpoint.CHAT, Endpoint.COMPLETIONS):
+    if endpoint not in (Endpoint.CHAT, Endpoint.COMPLETIONS):
         return True
     options = read.stream_options
     if isinstance(options, dict):
@@ -138,12 +136,12 @@ def _usage_requested(endpoint: Endpoint, read: bodies.Body) -> bool:
 
 
 def _session(read: bodies.Body) -> str | None:
+    for name in (read.session_id, read.prompt_cache_key, read.user):
+        if name and isinstance(name, str):
+            return name
     metadata = getattr(read, "metadata", None)
     user = metadata.get("user_id") if isinstance(metadata, dict) else None
-    for name in (read.session_id, read.prompt_cache_key, read.user, user):
-        if isinstance(name, str) and name:
-            return name
-    return None
+    return user if user and isinstance(user, str) else None
 
 
 def _text(value: object) -> str | None:

@@ -138,7 +138,8 @@ def main(arguments: list[str] | None = None, show: Callable[[str], None] = print
     options = parser.parse_args(arguments)
     wanted = options.routers.split(",") if options.routers else [router.name for router in ROUTERS if router.installed]
     rows = []
-    with tempfile.TemporaryDirectory() as name, upstreams(ENGINES, CHUNKS, GAP_MS, Path(name)) as engines:
+    with tempfile.TemporaryDirectory() as name, upstreams(ENGINES, CHUNKS, GAP_MS, Path(name)) as processes:
+        engines = [engine.port for engine in processes]
         for router in ROUTERS:
             if router.name in wanted:
                 print(f"{router.name} …", file=sys.stderr)

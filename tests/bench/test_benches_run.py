@@ -29,3 +29,11 @@ def test_the_gateway_benchmark_prints_its_figures() -> None:
     assert [row["router"] for row in shown] == ["prefixgate"]
     for figure in ("cpu_us_1kb", "cpu_us_16kb", "cpu_us_100kb", "cpu_us_per_chunk", "memory_start_mib"):
         assert shown[0][figure] > 0
+
+
+def test_the_workers_benchmark_prints_its_figures() -> None:
+    shown = json.loads(shown_by("bench_workers.py", "--scale", "0.02", "--sizes", "1000", "--rounds", "1", "--json"))
+    assert [(row["load"], row["workers"]) for row in shown["throughput"]] == [("1 KB", 1), ("1 KB", 2)]
+    assert all(row["gateway_cpu_us"] > 0 and row["requests_per_s"] > 0 for row in shown["throughput"])
+    assert set(shown["hit_rate"]) == {"1", "2"}
+    assert all(0 < rate < 1 for rate in shown["hit_rate"].values())

@@ -134,7 +134,7 @@ def test_serve_says_when_its_port_is_taken(engines: dict[str, str], capsys: pyte
         (["serve", "--vllm", "http://h:1", "--config", "x"], "not both"),
         (["serve", "--vllm", "http://h:1", "--policy", "tftt"], "did you mean `ttft`?"),
         (["serve", "--vllm", "nonsense"], "is not an http(s)://host:port URL"),
-        (["serve", "--vllm", "http://h:1", "--workers", "2"], "--workers must be 1"),
+        (["serve", "--vllm", "http://h:1", "--workers", "0"], "[server] workers must be between 1 and"),
         (["serve", "--vllm", "http://h:1", "--port", "70000"], "between 0 and 65535"),
         (["explain", "--vllm", "http://h:1", "/nowhere.json"], "/nowhere.json: cannot be read"),
         (["engine", "simulate", "--speed", "0"], "speed must be above 0"),

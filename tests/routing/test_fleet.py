@@ -1,7 +1,8 @@
 """The queue of booked prefill at one replica: what it lets a newcomer wait, and that looking changes nothing."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -177,7 +178,7 @@ def test_looking_changes_nothing(events: list[Event]) -> None:
         apply(seen, event, now)
         apply(unseen, event, now)
         assert seen.wait_ms(now) == unseen.wait_ms(now)
-        assert list(map(asdict, seen.bookings.values())) == list(map(asdict, unseen.bookings.values()))
+        assert list(map(msgspec.structs.asdict, seen.bookings.values())) == list(map(msgspec.structs.asdict, unseen.bookings.values()))
 
 
 @given(EVENTS)

@@ -272,7 +272,7 @@ async def test_those_still_held_when_its_patience_ends_are_let_go(monkeypatch: p
             answers = ask(run, 6)
             await until(lambda: (sent(run), held(run)) == (2, 4))
             run.stop()
-        assert {answer.status_code for answer in await asyncio.gather(*answers)} == {500}
+        assert {answer.status_code for answer in await asyncio.gather(*answers)} == {503}
         assert sum(outcomes(run).values()) == 6
         await nothing_is_left(run)
 

@@ -26,18 +26,22 @@ class Outcome:
 def requests(size: int, seed: int, *, stream: bool = False) -> Iterator[bytes]:
     """Chat requests whose bodies are about `size` bytes: a system prompt that all share, then what none shares."""
     rng = Random(seed)
-    shared = _words(Random(0), max(size // 2 - 100, 50))
+    shared = words(Random(0), max(size // 2 - 100, 50))
     own = max(size - len(shared) - 150, 50)
     flag = b'"stream":true,' if stream else b""
     while True:
-        body = b'{"model":"%b",%b"max_tokens":64,"messages":[{"role":"system","content":"%b"},' % (
-            MODEL.encode(), flag, shared,
-        ) + b'{"role":"user","content":"%b"}]}' % _words(rng, own)  # fmt: skip
-        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
-        yield head + b"content-length: %d\r\n\r\n" % len(body) + body
+        system, user = b'{"role":"system","content":"%b"}' % shared, b'{"role":"user","content":"%b"}' % words(rng, own)
+        yield posted(b'%b"max_tokens":64,"messages":[%b,%b]' % (flag, system, user))
 
 
-def _words(rng: Random, size: int) -> bytes:
+def posted(fields: bytes) -> bytes:
+    """A whole request; `fields` are of its body, beside the model."""
+    body = b'{"model":"%b",%b}' % (MODEL.encode(), fields)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
+    return head + b"content-length: %d\r\n\r\n" % len(body) + body
+
+
+def words(rng: Random, size: int) -> bytes:
     """Text of about so many bytes, that does not repeat."""
     return rng.randbytes(size // 2 + 1).hex(" ", 3).encode()[:size]
 

@@ -18,10 +18,11 @@ READY_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A running server and the port that clients use; `pid` 0 for what is not accounted."""
+    """A running server and the port that clients use; `pid` 0 for what is not accounted, `admin_port` for ours."""
 
     pid: int
     port: int
+    admin_port: int = 0
 
 
 @contextmanager
@@ -42,30 +43,31 @@ def started(command: Sequence[str], log: Path, *, announces: bool = True) -> Ite
 
 
 @contextmanager
-def upstreams(count: int, chunks: int, gap_ms: float, folder: Path) -> Iterator[list[int]]:
-    """Ports of so many cheap engines."""
+def upstreams(count: int, chunks: int, gap_ms: float, folder: Path, cache_blocks: int = 0) -> Iterator[list[Process]]:
+    """So many cheap engines."""
     with ExitStack() as stack:
-        ports = []
+        engines = []
         for number in range(count):
-            pace = ["--chunks", str(chunks), "--gap-ms", str(gap_ms)]
+            pace = ["--chunks", str(chunks), "--gap-ms", str(gap_ms), "--cache-blocks", str(cache_blocks)]
             command = [sys.executable, str(Path(__file__).with_name("upstream.py")), *pace]
             process = stack.enter_context(started(command, folder / f"upstream-{number}.log"))
             assert process.stdout is not None
-            ports.append(int(process.stdout.readline()))
-        yield ports
+            engines.append(Process(process.pid, int(process.stdout.readline())))
+        yield engines
 
 
 @contextmanager
-def prefixgate(engines: Sequence[int], folder: Path) -> Iterator[Process]:
+def prefixgate(engines: Sequence[int], folder: Path, workers: int = 1) -> Iterator[Process]:
     """Ours with everything on: policy `ttft`, metrics, usage asked for and taken out again."""
     fleet = [part for port in engines for part in ("--vllm", f"http://127.0.0.1:{port}")]
     command = [sys.executable, "-m", "gateway", "serve", *fleet, "--port", "0", "--admin-port", "0"]
+    command += ["--workers", str(workers)]
     with started(command, folder / "prefixgate.log") as process:
         assert process.stdout is not None
-        found = re.search(r"http://127\.0\.0\.1:(\d+)/v1", process.stdout.readline())
-        if found is None:
+        ports = re.findall(r"http://127\.0\.0\.1:(\d+)", process.stdout.readline())
+        if not ports:
             raise RuntimeError(f"prefixgate did not start: see {folder / 'prefixgate.log'}")
-        yield Process(process.pid, int(found.group(1)))
+        yield Process(process.pid, *map(int, ports))
 
 
 def _peer(name: str, *command: str) -> "Router":

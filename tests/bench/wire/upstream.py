@@ -1,18 +1,21 @@
 """A cheap engine: answers every POST at once from bytes made before, or streams chunks at a pace.
 
 Prints its port. Knows just enough of vLLM and SGLang for gateways to take it for a healthy replica of the model `m`.
+With `--cache-blocks` it remembers that many blocks of what it was asked, and says what of a prompt it had seen.
 """
 
 import argparse
 import asyncio
 import json
 import signal
+from collections import OrderedDict
 from contextlib import suppress
 from typing import cast
 
 from uvloop import new_event_loop
 
 MODEL = "m"
+BLOCK_BYTES = 1024
 _HEAD = b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n\r\n"
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _PAGES = {
@@ -27,20 +30,21 @@ _PAGES = {
 }
 
 
-def _usage(body_bytes: int) -> dict[str, object]:
+def _usage(body_bytes: int, cached_bytes: int) -> dict[str, object]:
     return {
         "prompt_tokens": max(body_bytes // 4, 1),
         "completion_tokens": 64,
         "total_tokens": max(body_bytes // 4, 1) + 64,
-        "prompt_tokens_details": {"cached_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": cached_bytes // 4},
     }
 
 
-def _answer(body_bytes: int) -> bytes:
+def _answer(body_bytes: int, cached_bytes: int) -> bytes:
     message = {"role": "assistant", "content": "word " * 64}
     whole = {
         "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": MODEL,
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": _usage(body_bytes),
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": _usage(body_bytes, cached_bytes),
     }  # fmt: skip
     body = json.dumps(whole).encode()
     return _HEAD % (200, b"OK", b"application/json", len(body)) + body
@@ -62,8 +66,33 @@ def _chunk(data: bytes) -> bytes:
 _CONTENT = _frame({"content": "word "})
 
 
+class Cache:
+    """The least recently used blocks go first; a block counts only after all that stand before it."""
+
+    def __init__(self, blocks: int) -> None:
+        self._most = blocks
+        self._blocks: OrderedDict[int, None] = OrderedDict()
+
+    def take(self, body: bytes) -> int:
+        """How many bytes of the conversation were known; now all of them are."""
+        if not self._most:
+            return 0
+        prompt = body[body.find(b'"messages"') :]
+        known, before, leading = 0, 0, True
+        for at in range(0, len(prompt) - BLOCK_BYTES + 1, BLOCK_BYTES):
+            before = hash((before, prompt[at : at + BLOCK_BYTES]))
+            leading = leading and before in self._blocks
+            known += leading
+            self._blocks[before] = None
+            self._blocks.move_to_end(before)
+        while len(self._blocks) > self._most:
+            self._blocks.popitem(last=False)
+        return known * BLOCK_BYTES
+
+
 class _Connection(asyncio.Protocol):
-    def __init__(self, chunks: int, gap_s: float) -> None:
+    def __init__(self, cache: Cache, chunks: int, gap_s: float) -> None:
+        self._cache = cache
         self._chunks = chunks
         self._gap_s = gap_s
         self._received = bytearray()
@@ -93,24 +122,25 @@ class _Connection(asyncio.Protocol):
         transport = self._transport
         assert transport is not None
         if line[0] == b"POST":
+            cached_bytes = self._cache.take(body)
             if b'"stream":true' in body.replace(b'"stream": true', b'"stream":true'):
-                stream = asyncio.get_running_loop().create_task(self._stream(transport, len(body)))
+                stream = asyncio.get_running_loop().create_task(self._stream(transport, len(body), cached_bytes))
                 self._streams.add(stream)
                 stream.add_done_callback(self._streams.discard)
             else:
-                transport.write(_answer(len(body)))
+                transport.write(_answer(len(body), cached_bytes))
             return
         page = _PAGES.get(line[1].split(b"?")[0])
         text = b"" if page is None else json.dumps(page).encode()
         status = (404, b"Not Found") if page is None else (200, b"OK")
         transport.write(_HEAD % (*status, b"application/json", len(text)) + text)
 
-    async def _stream(self, transport: asyncio.Transport, body_bytes: int) -> None:
+    async def _stream(self, transport: asyncio.Transport, body_bytes: int, cached_bytes: int) -> None:
         transport.write(_STREAM_HEAD + _frame({"role": "assistant", "content": ""}))
         for _ in range(self._chunks):
             await asyncio.sleep(self._gap_s)
             transport.write(_CONTENT)
-        transport.write(_frame(None, _usage(body_bytes)) + _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+        transport.write(_frame(None, _usage(body_bytes, cached_bytes)) + _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
 
 
 def _content_length(head: bytes) -> int:
@@ -121,9 +151,9 @@ def _content_length(head: bytes) -> int:
     return int(lower[at + 17 :].split(b"\r\n", 1)[0])
 
 
-async def _run(chunks: int, gap_s: float) -> None:
+async def _run(cache: Cache, chunks: int, gap_s: float) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(chunks, gap_s), "127.0.0.1", 0, backlog=4096)
+    server = await loop.create_server(lambda: _Connection(cache, chunks, gap_s), "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     ended = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
@@ -135,6 +165,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chunks", type=int, default=100)
     parser.add_argument("--gap-ms", type=float, default=20.0)
+    parser.add_argument("--cache-blocks", type=int, default=0, help=f"of {BLOCK_BYTES} bytes each")
     options = parser.parse_args()
     with suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_run(options.chunks, options.gap_ms / 1000))
+        runner.run(_run(Cache(options.cache_blocks), options.chunks, options.gap_ms / 1000))

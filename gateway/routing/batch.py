@@ -1,0 +1,146 @@
+"""What gateways tell each other: batches of records of their requests, and the bytes that these are sent as; pure.
+
+Replicas go by URL, attempts by their sender's ticket, times by its clock: `Batch.sent_at` says what that clock was.
+"""
+
+import sys
+from array import array
+from collections.abc import Sequence
+from functools import lru_cache
+from struct import Struct as Layout
+from typing import Annotated, Final
+
+import msgspec
+
+from gateway.routing.calibration import Count
+
+FORMAT: Final = 1
+"""Of all that is exchanged. Gateways of different formats do not meet."""
+MOST_RECORDS: Final = 256
+"""In one batch, so that learning one takes milliseconds."""
+
+
+Ms = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+
+
+class Prefill(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One measured prefill: milliseconds for so many uncached tokens."""
+
+    uncached_tokens: Count
+    ms: Ms
+
+
+class Tokens(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The engine's word on a prompt; `cached` None: it says nothing about its cache."""
+
+    prompt: Count
+    cached: Count | None
+
+
+class End(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """An attempt is over.
+
+    `confirmed` leading blocks are in the replica's cache by the engine's word. `tokens` and `prefill` are said only
+    now and then, as far as others learn from them (see `Outbox`).
+    """
+
+    at: float
+    completed: bool
+    confirmed: Count = 0
+    tokens: Tokens | None = None
+    prefill: Prefill | None = None
+
+
+class Booked(msgspec.Struct, array_like=True, tag=0, gc=False):
+    """An attempt was booked; what became of it meanwhile is said with it.
+
+    `links` are the hashes of the chain that its replica is followed by, as `packed` does it; `counts_tokens` whether
+    `block` and `length` are tokens. `text_length` and `family` are of the prompt's text, in bytes. `overlap` are
+    tokens: confirmed, inferred, promised.
+    """
+
+    ticket: Count
+    at: float
+    replica: str
+    links: bytes
+    length: Count
+    block: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+    counts_tokens: bool
+    salted: bool
+    plain: bool
+    text_length: Count
+    family: int | None
+    overlap: tuple[Count, Count, Count]
+    streams: bool
+    prompt_tokens: Count
+    routed_tokens: Count
+    wait_ms: Ms
+    prefill_ms: Annotated[float, msgspec.Meta(gt=0, le=1e12)]
+    token_count: tuple[str, int] | None = None
+    first_at: float | None = None
+    end: End | None = None
+
+
+class Progress(msgspec.Struct, array_like=True, tag=1, gc=False):
+    """What became of an attempt that was booked in an earlier batch: its first token, its end, or both."""
+
+    ticket: Count
+    first_at: float | None = None
+    end: End | None = None
+
+
+class Stored(msgspec.Struct, array_like=True, tag=2, frozen=True, gc=False):
+    """The replica keeps this Responses object."""
+
+    replica: str
+    response_id: str
+
+
+Record = Booked | Progress | Stored
+"""Later kinds join here, and raise `FORMAT`."""
+
+
+class Batch(msgspec.Struct, array_like=True, frozen=True):
+    """Records of one gateway process, in the order in which things happened.
+
+    `number` counts a sender's batches from 1; one that is left out says that records were lost. A batch without
+    records says that its sender is alive.
+    """
+
+    sender: str
+    number: int
+    sent_at: float
+    records: list[Record]
+
+
+_decoder: Final = msgspec.msgpack.Decoder(Batch)
+_encoder: Final = msgspec.msgpack.Encoder()
+
+
+def encoded(batch: Batch) -> bytes:
+    """The batch as MessagePack."""
+    return _encoder.encode(batch)
+
+
+def decoded(payload: bytes) -> Batch:
+    """The batch of these bytes. Raises msgspec.MsgspecError where they are none."""
+    return _decoder.decode(payload)
+
+
+def packed(links: Sequence[int]) -> bytes:
+    """Hashes as 8-byte little endian."""
+    hashes = array("Q", links)
+    if sys.byteorder == "big":
+        hashes.byteswap()
+    return hashes.tobytes()
+
+
+def unpacked(links: bytes) -> tuple[int, ...]:
+    """The hashes of `packed` bytes; a rest that is no whole hash is left out."""
+    count = len(links) // 8
+    return _layout(count).unpack_from(links)
+
+
+@lru_cache(maxsize=4096)
+def _layout(count: int) -> Layout:
+    return Layout(f"<{count}Q")

@@ -1,0 +1,147 @@
+"""The outbox: what this gateway's requests teach, as records that wait to be told to others; bounded; pure."""
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Final
+
+from engines.reports import Usage
+from gateway.routing.batch import MOST_RECORDS, Batch, Booked, End, Prefill, Progress, Record, Stored, Tokens, packed
+from gateway.routing.curves import is_plain_text
+from gateway.routing.fleet import Booking, Replica
+
+MOST_WAITING: Final = 8192
+"""Records; beyond it the oldest are dropped, and the gap in the batches' numbers says so."""
+MEASURED_EVERY_S: Final = 0.05
+"""Of each replica: others learn little from more measurements than that, and to learn one costs as much as routing."""
+
+
+class Outbox:
+    """Records of bookings and of what became of them; what is not sent yet is said in one record per attempt.
+
+    An end carries the engine's word on the prompt where it surprises, as it then corrects what others believe, and
+    otherwise once in `MEASURED_EVERY_S` per replica.
+    """
+
+    def __init__(self, sender: str) -> None:
+        self.sender = sender
+        self.dropped = 0
+        """Records that were never sent."""
+        self._records: dict[int, Record] = {}  # in order; attempts' under their ticket, others' below 0
+        self._others = 0
+        self._number = 0
+        self._measured_at: dict[int, float] = {}  # by slot
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def booked(self, replica: Replica, booking: Booking) -> None:
+        """An attempt begins."""
+        chain, text = booking.chain, booking.text
+        self._put(
+            booking.ticket,
+            Booked(
+                booking.ticket,
+                booking.booked_at,
+                replica.spec.url,
+                packed(chain.hashes),
+                chain.length,
+                chain.form.block,
+                chain.form.counts_tokens,
+                chain.salted,
+                chain.plain,
+                text.length,
+                text.family,
+                booking.overlap,
+                booking.streams,
+                booking.prompt_tokens,
+                booking.routed_tokens,
+                booking.wait_ms,
+                booking.prefill_ms,
+                booking.token_count,
+            ),
+        )
+
+    def first_token(self, ticket: int, at: float) -> None:
+        """Its first token came."""
+        self._of(ticket).first_at = at
+
+    def failed(self, ticket: int, at: float) -> None:
+        """It ended, and taught nothing."""
+        self._of(ticket).end = End(at, completed=False)
+
+    def ended(
+        self,
+        replica: Replica,
+        booking: Booking,
+        at: float,
+        *,
+        completed: bool,
+        usage: Usage | None,
+        prefill: Prefill | None,
+    ) -> None:
+        """It ended: what the engine said of the prompt, and what its prefill took, where that is known."""
+        measured_at = self._measured_at.get(replica.slot)
+        due = measured_at is None or at - measured_at >= MEASURED_EVERY_S
+        if due:
+            self._measured_at[replica.slot] = at
+        told = prefill if due else None
+        record = self._of(booking.ticket)
+        if usage is None:
+            record.end = End(at, completed, 0, None, told)
+        elif due or _surprises(replica, booking, usage):
+            record.end = End(at, completed, 0, Tokens(usage.prompt_tokens, usage.cached_tokens), told)
+        else:
+            record.end = End(at, completed, _confirmed(replica, booking, usage))
+
+    def stored(self, replica: Replica, response_id: str) -> None:
+        """A replica keeps a Responses object."""
+        self._others -= 1
+        self._put(self._others, Stored(replica.spec.url, response_id))
+
+    def take(self, now: float) -> Batch | None:
+        """The next records to send, as of `now` on the clock of their times; None where there are none."""
+        return self.alive(now, self._taken()) if self._records else None
+
+    def alive(self, now: float, records: Sequence[Record] = ()) -> Batch:
+        """A batch that says at least that this gateway is there."""
+        self._number += 1
+        return Batch(self.sender, self._number, now, list(records))
+
+    def _taken(self) -> list[Record]:
+        if len(self._records) <= MOST_RECORDS:
+            records, self._records = list(self._records.values()), {}
+            return records
+        return [self._records.pop(key) for key in list(islice(self._records, MOST_RECORDS))]
+
+    def _of(self, ticket: int) -> Booked | Progress:
+        record = self._records.get(ticket)
+        if record is None:
+            record = Progress(ticket)
+            self._put(ticket, record)
+        assert not isinstance(record, Stored)  # noqa: S101 - those are below 0
+        return record
+
+    def _put(self, key: int, record: Record) -> None:
+        self._records[key] = record
+        if len(self._records) > MOST_WAITING:
+            del self._records[next(iter(self._records))]
+            self.dropped += 1
+            self._number += 1  # others shall miss it
+
+
+def _surprises(replica: Replica, booking: Booking, usage: Usage) -> bool:
+    """Whether the engine's word is not what was expected, so that there is something to correct."""
+    tolerance = max(replica.block_tokens or 0, replica.pool.link_tokens(booking.chain))
+    if abs((usage.cached_tokens or 0) - booking.routed_tokens) > tolerance:
+        return True
+    return booking.token_count is not None and booking.token_count[1] != usage.prompt_tokens
+
+
+def _confirmed(replica: Replica, booking: Booking, usage: Usage) -> int:
+    """Leading blocks that the engine's word confirms."""
+    chain = booking.chain
+    if not usage.cached_tokens:
+        return 0
+    if not chain.form.counts_tokens and not is_plain_text(booking.text.length, usage.prompt_tokens):
+        return 0
+    return min(int(usage.cached_tokens / replica.pool.link_tokens(chain)), len(chain.hashes))

@@ -1,0 +1,48 @@
+"""One HTTP request as it came: its head, its body, and what was wrong with it; pure."""
+
+from urllib.parse import unquote
+
+from gateway.errors import GatewayError
+from gateway.serving.headers import HeaderList
+
+
+class HttpRequest:
+    """`target` is the request line's; `began_at` is on the gateway's clock.
+
+    `refusal`: why it is answered without being served; its body may then be missing.
+    """
+
+    __slots__ = ("began_at", "body", "fields", "headers", "http_1_0", "keep_alive", "method", "refusal", "target")
+
+    def __init__(self, began_at: float) -> None:
+        self.began_at = began_at
+        self.target = b""
+        self.method = ""
+        self.headers: HeaderList = []
+        """All headers in order; names are in lower case."""
+        self.fields: dict[bytes, bytes] = {}
+        """The first value of each."""
+        self.body = b""
+        self.http_1_0 = False
+        self.keep_alive = False
+        self.refusal: GatewayError | None = None
+
+    @property
+    def raw_path(self) -> bytes:
+        """The path as it was sent."""
+        path = self.target.partition(b"?")[0]
+        if path.startswith(b"/"):
+            return path
+        rest = path.partition(b"://")[2]  # what proxies are sent: http://host/path
+        return b"/" + rest.partition(b"/")[2] if rest else path
+
+    @property
+    def path(self) -> str:
+        """The path, decoded."""
+        path = self.raw_path.decode("latin-1")
+        return unquote(path) if "%" in path else path
+
+    @property
+    def query(self) -> bytes:
+        """What follows the question mark."""
+        return self.target.partition(b"?")[2]

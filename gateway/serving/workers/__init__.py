@@ -1,0 +1,1 @@
+"""Several processes that share the ports and look like one gateway; does I/O."""

@@ -1,0 +1,146 @@
+"""What the parent and a worker say to each other, and the line on which they say it; does I/O."""
+
+import asyncio
+import socket
+from typing import Final
+
+import msgspec
+
+from gateway.config import Config
+from gateway.serving.process_figures import Family
+
+_HEAD_BYTES: Final = 4
+_MOST_BYTES: Final = 1 << 28
+
+
+class Assignment(msgspec.Struct, frozen=True, tag=True):
+    """The first thing that a worker hears. The listeners and `sharing` are numbers of open sockets.
+
+    `started_at` is that of the whole gateway, in seconds since the Unix epoch.
+    """
+
+    number: int
+    config: Config
+    started_at: float
+    listeners: tuple[int, ...]
+    sharing: int | None
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """The worker listens; `said` is what an operator should read."""
+
+    said: tuple[str, ...]
+
+
+class Unusable(msgspec.Struct, frozen=True, tag=True):
+    """The worker cannot start, and another one could not either; `status` is what the command exits with."""
+
+    sentence: str
+    status: int
+
+
+class ReportWanted(msgspec.Struct, frozen=True, tag=True):
+    """What do you know? The answer is a `Report`."""
+
+
+class RecentWanted(msgspec.Struct, frozen=True, tag=True):
+    """What were the latest requests? The answer is a list of `Told`."""
+
+    limit: int
+
+
+class RequestWanted(msgspec.Struct, frozen=True, tag=True):
+    """What was decided for this request? The answer is a list of at most one `Told`."""
+
+    request_id: str
+
+
+Question = ReportWanted | RecentWanted | RequestWanted
+
+
+class Ask(msgspec.Struct, frozen=True, tag=True):
+    """A worker asks all others. `own` is what it answers itself, to be remembered of it."""
+
+    number: int
+    question: Question
+    own: bytes
+
+
+class Passed(msgspec.Struct, frozen=True, tag=True):
+    """The parent passes another worker's question on."""
+
+    number: int
+    question: Question
+
+
+class Answer(msgspec.Struct, frozen=True, tag=True):
+    """A worker answers what was passed on to it."""
+
+    number: int
+    answer: bytes
+
+
+class Sibling(msgspec.Struct, frozen=True):
+    """A worker as the parent knows it. `answer` None: there is none; `age_s` is how old an answer is, 0: just given.
+
+    `state` is "up", or "starting" while it does not serve yet; `restarts` counts the processes that it had before.
+    """
+
+    number: int
+    pid: int
+    state: str
+    restarts: int
+    answer: bytes | None
+    age_s: float
+
+
+class Answers(msgspec.Struct, frozen=True, tag=True):
+    """What all others say, and the parent's own row of the asking one (without an answer).
+
+    `retired` is a `Report` of what workers that have ended had counted, `parent` are the parent's figures; both only
+    where a report was wanted.
+    """
+
+    number: int
+    asker: Sibling
+    others: tuple[Sibling, ...]
+    retired: bytes | None = None
+    parent: tuple[Family, ...] = ()
+
+
+Message = Assignment | Ready | Unusable | Ask | Passed | Answer | Answers
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final[msgspec.msgpack.Decoder[Message]] = msgspec.msgpack.Decoder(Message)
+
+
+class Line:
+    """One end of the line between the parent and a worker; it ends when the process at the other end does."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    def send(self, message: Message) -> None:
+        """Say something; never waits, as little is said and the other end always listens."""
+        body = _ENCODER.encode(message)
+        self._writer.write(len(body).to_bytes(_HEAD_BYTES, "big") + body)
+
+    async def receive(self) -> Message | None:
+        """What the other end says next; None once it is gone."""
+        try:
+            size = int.from_bytes(await self._reader.readexactly(_HEAD_BYTES), "big")
+            if size > _MOST_BYTES:
+                return None
+            return _DECODER.decode(await self._reader.readexactly(size))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+
+    def close(self) -> None:
+        """Hang up."""
+        self._writer.close()
+
+
+async def line_over(end: socket.socket) -> Line:
+    """A line over one end of a pair of sockets."""
+    return Line(*await asyncio.open_unix_connection(sock=end))

@@ -1,0 +1,213 @@
+"""The parent of several workers: opens the ports, starts a process for each, and another where one ends; does I/O."""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+import time
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.config import Config
+from gateway.serving import listening
+from gateway.serving.announcement import listening_line
+from gateway.serving.journal import open_journal
+from gateway.serving.server import DRAIN_S
+from gateway.serving.sharing.hub import Hub
+from gateway.serving.workers.assignments import config_of, with_drawn_salt
+from gateway.serving.workers.frames import Answer, Ask, Assignment, Line, Ready, Unusable, line_over
+from gateway.serving.workers.switchboard import Switchboard
+
+PATIENCE_S: Final = DRAIN_S + 10
+"""For workers to end in order."""
+BACKOFF_S: Final = 0.1
+BACKOFF_MOST_S: Final = 5.0
+TRIES: Final = 4
+"""Processes of one worker that may die before they serve, in a row, before anything else does."""
+
+_log: Final = logging.getLogger("prefixgate")
+
+Say = Callable[[Sequence[str], str], None]
+"""Tell the operator: notes, then the line that says where the gateway listens."""
+
+
+@dataclass(slots=True)
+class _Worker:
+    """One worker over the lives of its processes. `ports` are its own sockets; a dead one's connections wait there."""
+
+    number: int
+    ports: list[socket.socket]
+    process: Process | None = None
+    serves: bool = False
+    failures: int = 0
+    """Processes in a row that died before they served."""
+
+
+class Supervisor:
+    """Runs `config.server.workers` workers until it is told to stop.
+
+    Raises ConfigError where the journal cannot be kept, OSError where a port is taken.
+    """
+
+    def __init__(self, config: Config, say: Say) -> None:
+        for number in range(config.server.workers):
+            open_journal(config_of(config, number))  # nothing is written yet: could it be?
+        self._config, self._environment = with_drawn_salt(config)
+        self._say = say
+        self._started_at = time.time()
+        self._workers = _workers_on(config)
+        self._switchboard = Switchboard(config.server.workers)
+        self._hub = None if config.state.redis_url else Hub()
+        self._said: tuple[str, ...] | None = None
+        self._stopping = asyncio.Event()
+        self._status = 0
+
+    async def run(self) -> int:
+        """Until SIGINT or SIGTERM, or until there is no hope; what the command exits with."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stopping.set)
+        keeping = [loop.create_task(self._keep(worker)) for worker in self._workers]
+        stopping = loop.create_task(self._stopping.wait())
+        await asyncio.wait([stopping, *keeping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        self._stopping.set()
+        await self._drain(keeping)
+        if self._hub is not None:
+            await self._hub.close()
+        return self._status
+
+    async def _drain(self, keeping: Sequence[asyncio.Task[None]]) -> None:
+        """Take no more connections; workers finish what they have begun."""
+        for worker in self._workers:
+            _close(worker.ports)
+        for process in self._running():
+            process.terminate()
+        await asyncio.wait(keeping, timeout=PATIENCE_S)
+        for process in self._running():
+            _log.warning("the worker with pid %d did not end within %d s and is killed", process.pid, PATIENCE_S)
+            process.kill()
+        await asyncio.gather(*keeping)
+
+    def _running(self) -> list[Process]:
+        processes = (worker.process for worker in self._workers)
+        return [one for one in processes if one is not None and one.returncode is None]
+
+    async def _keep(self, worker: _Worker) -> None:
+        """One process after the other, until the end."""
+        while not self._stopping.is_set():
+            try:
+                process, line = await self._begin(worker)
+            except OSError as error:  # no memory, no processes, no files
+                await self._missed(worker, f"could not be started: {error.strerror or error}")
+                continue
+            if self._stopping.is_set():
+                process.terminate()
+            await self._attend(worker, line)
+            line.close()
+            status = await process.wait()
+            if self._stopping.is_set():
+                return
+            self._switchboard.left(worker.number)
+            await self._missed(worker, f"(pid {process.pid}) {_ending(status)}")
+
+    async def _begin(self, worker: _Worker) -> tuple[Process, Line]:
+        worker.serves = False
+        ours, theirs = socket.socketpair()
+        line, ends = await line_over(ours), [theirs]
+        try:
+            if self._hub is not None:
+                of_hub, of_worker = socket.socketpair()
+                await self._hub.attach(of_hub)
+                ends.append(of_worker)
+            numbers = [one.fileno() for one in (*ends, *worker.ports)]
+            worker.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "gateway.serving.workers.worker",
+                str(numbers[0]),
+                stdin=DEVNULL,
+                pass_fds=numbers,
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C in a terminal is for the parent alone, which passes it on
+            )
+        except OSError:
+            line.close()
+            raise
+        finally:
+            _close(ends)
+        config = config_of(self._config, worker.number)
+        ports, sharing = tuple(numbers[len(ends) :]), numbers[1] if len(ends) > 1 else None
+        line.send(Assignment(worker.number, config, self._started_at, ports, sharing))
+        self._switchboard.begun(worker.number, worker.process.pid)
+        return worker.process, line
+
+    async def _attend(self, worker: _Worker, line: Line) -> None:
+        """What a worker says, until its process has ended."""
+        while (message := await line.receive()) is not None:
+            match message:
+                case Ask() | Answer():
+                    self._switchboard.heard(worker.number, message)
+                case Ready():
+                    worker.serves, worker.failures = True, 0
+                    self._switchboard.joined(worker.number, line)
+                    self._announce(message.said)
+                case Unusable():
+                    if self._said is None:
+                        self._give_up(message.sentence, message.status)
+                    else:
+                        _log.error("worker %d cannot start: %s", worker.number, message.sentence)
+                    return  # it ends when this is heard
+                case _:
+                    raise RuntimeError(f"a worker said {type(message).__name__} to its parent")
+
+    def _announce(self, said: tuple[str, ...]) -> None:
+        """Once, when all workers serve."""
+        if self._said is None and all(worker.serves for worker in self._workers):
+            self._said = said
+            host, ports = self._config.server.host, self._workers[0].ports
+            urls = listening.url(host, ports[0]), listening.url(host, ports[-1])
+            self._say(said, listening_line(*urls, self._config.routing.policy))
+
+    async def _missed(self, worker: _Worker, why: str) -> None:
+        """Say what became of a process, and wait a little where it never served."""
+        if not worker.serves:
+            worker.failures += 1
+        if self._said is None and worker.failures >= TRIES:
+            self._give_up(f"worker {worker.number} never comes to serve: {why}", 1)
+            return
+        _log.warning("worker %d %s; it is started again", worker.number, why)
+        if worker.failures >= TRIES:  # its connections go to the others until it serves again
+            fresh = listening.open_beside(worker.ports)
+            _close(worker.ports)
+            worker.ports = fresh
+        if worker.failures:
+            pause_s = min(BACKOFF_S * 2**worker.failures, BACKOFF_MOST_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause_s)
+
+    def _give_up(self, sentence: str, status: int) -> None:
+        if not self._stopping.is_set():
+            print(f"prefixgate: {sentence}", file=sys.stderr)  # noqa: T201 - where errors of the command line go
+            self._status = status
+            self._stopping.set()
+
+
+def _workers_on(config: Config) -> list[_Worker]:
+    first = listening.open_ports(config.server)
+    listening.share(first)
+    more = [listening.open_beside(first) for _ in range(config.server.workers - 1)]
+    return [_Worker(number, ports) for number, ports in enumerate([first, *more])]
+
+
+def _close(ends: Sequence[socket.socket]) -> None:
+    for end in ends:
+        end.close()
+
+
+def _ending(status: int) -> str:
+    return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"

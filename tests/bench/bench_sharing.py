@@ -1,0 +1,155 @@
+"""What sharing costs: CPU per request of one gateway process that tells another of it; `make bench-sharing`.
+
+Two routers over the same four replicas, one of which serves and tells. Prompts of 64 blocks, the first half of them
+known. Prints µs of CPU, means over all requests, for requests that end before their batch is sent (what cheap engines
+make of a 20 ms batch), for those that end in the next one, and for those that stream for long.
+"""
+
+import argparse
+import gc
+import json
+import time
+from collections.abc import Callable
+from random import Random
+
+from engines.reports import EngineDescription, LoadReport, ModelCard, Usage
+from gateway.routing.batch import Batch, decoded, encoded
+from gateway.routing.chain import chain
+from gateway.routing.decision import Decision, RouteRequest
+from gateway.routing.facts import Finished, FirstToken, LoadReported, Outcome, PeerHeard, ReplicaUp
+from gateway.routing.fleet import PoolSpec, ReplicaSpec
+from gateway.routing.router import Router
+
+REPLICAS = 4
+BLOCKS = 64
+BLOCK_BYTES = 256
+PREFIXES = 100
+PER_BATCH = 64
+GAP_S = 0.0005
+"""Between requests: 2000 a second."""
+
+
+def router() -> Router:
+    """A fleet that is up, whose engines say what they cached."""
+    specs = tuple(ReplicaSpec(f"r{number}", f"http://10.0.0.{number}:8000") for number in range(REPLICAS))
+    made = Router([PoolSpec("p", "m", specs)])
+    for spec in specs:
+        made.observe(ReplicaUp(spec.name, 0.0, (ModelCard("m"),), EngineDescription(reports_cached_tokens=True)))
+        made.observe(LoadReported(spec.name, 0.0, LoadReport(kv_capacity_tokens=1_000_000, block_tokens=16)))
+    return made
+
+
+class Bench:
+    """One router that serves and one that hears of it. `begun`, `seen`: batches after booking until then."""
+
+    def __init__(self, seed: int, first_token_after: int, end_after: int) -> None:
+        self.rng = Random(seed)
+        self.after = first_token_after, end_after
+        self.serving, self.hearing = router(), router()
+        self.outbox = self.serving.tell_peers("bench")
+        self.prefixes = [self.rng.randbytes(BLOCKS // 2 * BLOCK_BYTES) for _ in range(PREFIXES)]
+        self.now = 0.0
+        self.asked = 0
+        self.flying: list[list[Decision]] = [[] for _ in range(end_after + 1)]
+        self.spent_ns = {"encode": 0, "decode": 0, "learn": 0}
+        self.bytes = 0
+
+    def request(self) -> RouteRequest:
+        """The first half of its prompt is one of many that are known."""
+        self.asked += 1
+        prompt = self.rng.choice(self.prefixes) + self.rng.randbytes(BLOCKS // 2 * BLOCK_BYTES)
+        return RouteRequest(str(self.asked), "m", chain(b"m", prompt), True, self.now)
+
+    def batch(self) -> None:
+        """Requests come, others go on or end, and what there is to tell is told."""
+        first_token_after, end_after = self.after
+        self.flying = [[], *self.flying[:-1]]
+        for _ in range(PER_BATCH):
+            self.now += GAP_S
+            answer = self.serving.route(self.request(), self.now)
+            assert isinstance(answer, Decision)
+            self.flying[0].append(answer)
+        for answer in self.flying[first_token_after]:
+            self.serving.observe(FirstToken(answer.ticket, self.now))
+        for answer in self.flying[end_after]:
+            cached = answer.chosen.cached_tokens
+            usage = Usage(answer.chosen.prompt_tokens, 10, cached - cached % 16)
+            self.serving.observe(Finished(answer.ticket, self.now, Outcome.COMPLETED, usage, 10))
+        while (batch := self.outbox.take(self.now)) is not None:
+            self.tell(batch)
+
+    def tell(self, batch: Batch) -> None:
+        """From one to the other, by the clock of the CPU."""
+        times = [time.process_time_ns()]
+        payload = encoded(batch)
+        times.append(time.process_time_ns())
+        heard = decoded(payload)
+        times.append(time.process_time_ns())
+        self.hearing.observe(PeerHeard(self.now, heard))
+        times.append(time.process_time_ns())
+        for number, name in enumerate(self.spent_ns):
+            self.spent_ns[name] += times[number + 1] - times[number]
+        self.bytes += len(payload)
+
+    def run(self, batches: int) -> dict[str, float]:
+        """µs and bytes per request."""
+        self.spent_ns = dict.fromkeys(self.spent_ns, 0)
+        self.bytes = self.asked = 0
+        gc.collect()
+        for _ in range(batches):
+            self.batch()
+        row = {f"{name}_cpu_us": round(ns / 1000 / self.asked, 1) for name, ns in self.spent_ns.items()}
+        return {**row, "all_cpu_us": round(sum(row.values()), 1), "bytes": round(self.bytes / self.asked)}
+
+
+def note_us(seed: int, requests: int) -> float:
+    """What it costs the one that tells to note a request, before it is sent."""
+    bench = Bench(seed, 0, 0)
+    spent = 0
+    for _ in range(requests // PER_BATCH):
+        answers = [bench.serving.route(bench.request(), bench.now) for _ in range(PER_BATCH)]
+        bench.outbox.take(bench.now)
+        for answer in answers:
+            assert isinstance(answer, Decision)
+            replica = bench.serving._fleet.replicas[answer.chosen.slot]  # noqa: SLF001
+            booking = replica.bookings[answer.ticket]
+            usage = Usage(answer.chosen.prompt_tokens, 10, answer.chosen.cached_tokens)
+            began = time.process_time_ns()
+            bench.outbox.booked(replica, booking)
+            bench.outbox.first_token(answer.ticket, bench.now)
+            bench.outbox.ended(replica, booking, bench.now, completed=True, usage=usage, prefill=None)
+            spent += time.process_time_ns() - began
+            bench.serving.observe(Finished(answer.ticket, bench.now, Outcome.COMPLETED, usage))
+        bench.outbox.take(bench.now)
+    return round(spent / 1000 / requests, 1)
+
+
+def main(arguments: list[str] | None = None, show: Callable[[str], None] = print) -> list[dict[str, object]]:
+    """Run it; the rows that it prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batches", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    kinds = {"end in the same batch": (0, 0), "end in the next": (1, 1), "stream for long": (2, 8)}
+    rows: list[dict[str, object]] = []
+    for name, after in kinds.items():
+        bench = Bench(options.seed, *after)
+        bench.run(max(options.batches // 2, 20))
+        rows.append({"requests": name, **bench.run(options.batches)})
+    noted = note_us(options.seed, options.batches * PER_BATCH)
+    if options.json:
+        show(json.dumps([*rows, {"note_cpu_us": noted}], indent=2))
+        return rows
+    show(f"Sharing a request of {BLOCKS} blocks, half of them known, µs of CPU (seed {options.seed})")
+    for row in rows:
+        show(
+            f"  {row['requests']:<23} encode {row['encode_cpu_us']:>5}  decode {row['decode_cpu_us']:>5}  "
+            f"learn {row['learn_cpu_us']:>5}  all {row['all_cpu_us']:>5}  bytes {row['bytes']}"
+        )
+    show(f"  to note one of them costs its own process {noted}")
+    return rows
+
+
+if __name__ == "__main__":
+    main()
