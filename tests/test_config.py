@@ -56,7 +56,7 @@ def test_the_example_of_the_contract() -> None:
     assert sglang.prefill.settings().chunk_tokens == 16384
     [experiment] = config.experiments
     assert (experiment.unit, experiment.arms) == ("prefix-family", {"vllm-w4a8": 0.5, "sglang-fp4": 0.5})
-    assert len(config.notices()) == 2
+    assert len(config.notices()) == 1
 
 
 def test_the_annotated_example_loads() -> None:
@@ -126,6 +126,7 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
         ("`arm`", "[experiments]", "`arms`?"),
     ),
     "unknown key in state": (POOL + '[state]\nredis = "x"\n', ("[state]", "`redis_url`?")),
+    "a Redis that is none": (POOL + '[state]\nredis_url = "http://a:1"\n', ("redis_url", "redis://HOST:PORT")),
     "unknown key near none": (POOL + "[server]\nzzzzzz = 1\n", ("`zzzzzz`", "valid: admin_port, host")),
     "wrong type of table": (POOL + "[[server]]\n", ("server", "array")),
     "a value for a table": ("server = 5\n" + POOL, ("server", "int")),

@@ -60,7 +60,8 @@ def _run(options: argparse.Namespace) -> int:
 async def _probe(config: Config) -> tuple[Snapshot, dict[str, list[str]]]:
     """What a look at the replicas shows, and what a gateway that runs with this configuration has learned."""
     async with looked_once(config) as gateway:
-        snapshot, warnings = gateway.snapshot(), gateway.warnings()
+        snapshot = gateway.snapshot()
+        warnings = gateway.warnings(snapshot)
     for replica, sentences in (await _learned(config)).items():
         seen = warnings.setdefault(replica, [])
         seen += [sentence for sentence in sentences if sentence not in seen]

@@ -75,14 +75,16 @@ class CacheView:
 
     def believable(self, chain: PrefixChain) -> PrefixChain:
         """The chain up to the first block that was missing once too often."""
-        for depth, link in enumerate(chain.hashes if self._strikes else ()):
+        if not self._strikes or self._strikes.keys().isdisjoint(chain.hashes):
+            return chain
+        for depth, link in enumerate(chain.hashes):
             if self._strikes.get(link, 0) >= STRIKES:
                 return msgspec.structs.replace(chain, hashes=chain.hashes[:depth])
         return chain
 
-    def absolve(self, links: Iterable[int]) -> None:
+    def absolve(self, links: Sequence[int]) -> None:
         """The engine reported these blocks as hits."""
-        if self._strikes:
+        if self._strikes and not self._strikes.keys().isdisjoint(links):
             for link in links:
                 self._strikes.pop(link, None)
 
@@ -137,14 +139,12 @@ class Beliefs:
 
         `confirmed` of its blocks were hit by the engine's word, as far as that is known already.
         """
-        chain, whole = promise.chain, False
+        chain = promise.chain
         if not view.covers(chain):  # engines order what they evict by when it was last let go
-            believable = view.believable(chain)
-            self.index.settle(view.slot, believable, confirmed)
-            whole = believable is chain
+            self.index.settle(view.slot, view.believable(chain), confirmed)
         if confirmed:
             self.index.confirm(view.slot, chain, confirmed)
-        self.index.release(view.slot, promise.ticket, computed=whole)
+        self.index.release(view.slot, promise.ticket)
 
     def delivered(
         self, view: CacheView, promise: Promise, tokens: int, at: float, block_tokens: float, missing_beyond: int
@@ -161,7 +161,8 @@ class Beliefs:
         view.calibration.observe(overlap, tokens, missing_beyond)
         blocks = min(int(tokens / block_tokens), len(chain.hashes))
         view.absolve(chain.hashes[:blocks])
-        self.index.confirm(slot, chain, blocks)
+        if blocks:
+            self.index.confirm(slot, chain, blocks)
         if expected - tokens > missing_beyond and blocks < len(chain.hashes):
             if not self._adapt(view, chain, shrink=True):  # else it was evicted: no fault of the block's
                 view.strike(chain.hashes[blocks])

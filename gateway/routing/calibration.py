@@ -143,7 +143,7 @@ class DeliveryCurve:
 
     def _learned(self) -> None:
         self._fitted = None  # most curves are exact and need no fit
-        self.exact = all([each.true for each in self._bins.values()])
+        self.exact = all(each.true for each in self._bins.values())
 
 
 def _isotonic(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -215,6 +215,8 @@ class Calibration:
         """Tokens that the replica will report as cached for a prompt with this overlap."""
         confirmed, inferred, promised = overlap
         tokens = confirmed + inferred + promised
+        if not tokens:
+            return 0
         if not self.exact:
             curves = self.confirmed, self.inferred, self.promised
             expected = curves[0].expect(confirmed) + curves[1].expect(inferred) + curves[2].expect(promised)
@@ -224,6 +226,8 @@ class Calibration:
     def observe(self, overlap: Overlap, delivered: int, block_tokens: int) -> None:
         """Learn from one finished request; `block_tokens` is the size of the blocks that were counted."""
         self.observations += 1
+        if not delivered and not overlap.total:
+            return
         self._learn_rules(overlap, delivered, block_tokens)
         if delivered >= self.reachable(overlap.total):
             delivered = max(delivered, overlap.total)  # what is missing is the engine's rule: `expect` knows it

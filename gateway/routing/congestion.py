@@ -38,20 +38,28 @@ class Congestion:
     def busy(self, now: float, slots: Sequence[int]) -> float:
         """ρ of these replicas together, from 0 to `MOST_BUSY`."""
         routed, work_ms = self._routed, self._work_ms
-        while routed and routed[0][0] < now - WINDOW_S:
-            _, slot, ms = routed.popleft()
-            work_ms[slot] -= ms
-            self._requests[slot] -= 1
-        if not routed or self._since is None:
-            work_ms.clear()
-            self._requests.clear()
+        if routed and routed[0][0] < now - WINDOW_S:
+            self._forget(now - WINDOW_S)
+        if not routed:
             return 0.0
-        window_s = self._window_s(now)
-        work = sum([work_ms[slot] for slot in slots])
-        return min(max(work, 0.0) / (1000 * window_s * len(slots)), MOST_BUSY)
+        work = 0.0
+        for slot in slots:
+            work += work_ms[slot]
+        return min(work / (1000 * self._window_s(now) * len(slots)), MOST_BUSY) if work > 0 else 0.0
+
+    def _forget(self, before: float) -> None:
+        routed = self._routed
+        while routed and routed[0][0] < before:
+            _, slot, ms = routed.popleft()
+            self._work_ms[slot] -= ms
+            self._requests[slot] -= 1
+        if not routed:  # sums of floats leave crumbs
+            self._work_ms.clear()
+            self._requests.clear()
 
     def _window_s(self, now: float) -> float:
-        return min(WINDOW_S, max(now - (now if self._since is None else self._since), _LEAST_WINDOW_S))
+        window_s = 0.0 if self._since is None else now - self._since
+        return _LEAST_WINDOW_S if window_s < _LEAST_WINDOW_S else min(window_s, WINDOW_S)
 
     def price(self, now: float, slots: Sequence[int]) -> "Price":
         """What work at these replicas costs others now."""

@@ -11,7 +11,7 @@ from gateway.routing.chain import PrefixChain
 ANONYMOUS: Final = "anonymous"
 
 
-class RouteRequest(msgspec.Struct, frozen=True):
+class RouteRequest(msgspec.Struct, frozen=True, gc=False):
     """All that routing may know of a request. `model` None: the client named none.
 
     `chain` is of the prompt's text, `token_chains` of its token ids, in the forms that replicas are followed by, as
@@ -34,7 +34,7 @@ class RouteRequest(msgspec.Struct, frozen=True):
     tried: frozenset[str] = frozenset()
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """Where the request goes. `ticket` names the attempt in every later fact."""
 
     ticket: int

@@ -23,7 +23,7 @@ class Outcome(StrEnum):
     REJECTED = "rejected"
 
 
-class Dispatched(msgspec.Struct, frozen=True):
+class Dispatched(msgspec.Struct, frozen=True, gc=False):
     """The request's bytes went to the engine.
 
     `route_s`: the decision alone; `overhead_s`: all of our own work; neither counts `held_s`, for which the router held
@@ -37,14 +37,14 @@ class Dispatched(msgspec.Struct, frozen=True):
     held_s: float = 0.0
 
 
-class FirstToken(msgspec.Struct, frozen=True):
+class FirstToken(msgspec.Struct, frozen=True, gc=False):
     """The first content of a stream arrived."""
 
     ticket: int
     at: float
 
 
-class Finished(msgspec.Struct, frozen=True):
+class Finished(msgspec.Struct, frozen=True, gc=False):
     """The attempt is over. `content_frames` counts stream frames with content (0 for a plain body).
 
     `timing` is the engine's own word on how long its prefill took, where it gives one.
@@ -58,7 +58,7 @@ class Finished(msgspec.Struct, frozen=True):
     timing: RequestTiming | None = None
 
 
-class AttemptFailed(msgspec.Struct, frozen=True):
+class AttemptFailed(msgspec.Struct, frozen=True, gc=False):
     """The attempt died before its first byte, and the request goes on to another replica or to `Refused`."""
 
     ticket: int

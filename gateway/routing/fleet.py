@@ -48,7 +48,7 @@ class PoolSpec:
     encoding: str = ""
 
 
-class Booking(msgspec.Struct, eq=False):
+class Booking(msgspec.Struct, eq=False, gc=False):
     """One attempt in flight, counted from the moment it was chosen.
 
     `chain` is the one that its replica is followed by; `text` the prompt's own, in bytes. `overlap` is what was
@@ -311,12 +311,15 @@ class Pool:
 
     def link_tokens(self, chain: PrefixChain) -> float:
         """Tokens that one link of the chain covers: exact for a chain of tokens, else by bytes per token."""
-        if chain.form.counts_tokens:
-            return chain.form.block
-        return chain.form.block / self.family_ratios.of(chain.family, self.token_ratio.bytes_per_token)
+        form = chain.form
+        if form.encoding:
+            return form.block
+        return form.block / self.family_ratios.of(chain.family, self.token_ratio.bytes_per_token)
 
     def token_count(self, request: RouteRequest) -> tuple[str, int] | None:
         """The request's kind and the number of its tokens as this pool's engines should count them, if known."""
+        if not request.token_chains:
+            return None
         encoding = self.spec.encoding
         chains = (chain for chain in request.token_chains if chain.form.encoding == encoding)
         return next(((chain.shape, chain.length) for chain in chains), None)

@@ -1,10 +1,9 @@
 """The prefix index: which replica holds which block, and how sure we are of it; bounded per replica; pure."""
 
-from bisect import bisect
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, repeat
 from typing import Final, NamedTuple
 
 from gateway.routing.chain import PrefixChain
@@ -53,9 +52,12 @@ class PrefixIndex:
         self._guessed: list[dict[int, bool]] = []  # least recently used first; a set with an order
         self._stated: list[int] = []
         self._capacity: list[int] = []
-        self._in_flight: list[dict[int, tuple[int, ...]]] = []  # by ticket
+        self._promises: dict[int, int] = {}  # like `_holders`: what attempts in flight will compute
+        self._in_flight: list[dict[int, tuple[int, ...]]] = []  # by ticket: the blocks that it uses
+        self._promised: list[dict[int, tuple[int, ...]]] = []  # by ticket: those of them that it promises
+        self._contested: list[set[int]] = []  # blocks that several attempts may have promised
         self._used: list[int] = []  # how many blocks were guessed anew or again, so far
-        self._used_at: list[dict[int, int]] = []  # by ticket: that count when all of its blocks were, or none is guessed
+        self._used_at: list[dict[int, int]] = []  # by ticket: that count when all its blocks were, or none is guessed
         self._trusted = 0
 
     def add_replica(self, capacity_blocks: int) -> int:
@@ -65,6 +67,8 @@ class PrefixIndex:
         self._stated.append(0)
         self._capacity.append(capacity_blocks)
         self._in_flight.append({})
+        self._promised.append({})
+        self._contested.append(set())
         self._used.append(0)
         self._used_at.append({})
         self._trusted |= _ALL << _BITS * slot
@@ -109,19 +113,19 @@ class PrefixIndex:
         is found by bisection, for all slots and degrees at once.
         """
         depths = [NOWHERE] * len(self._guessed)
-        links, get = chain.hashes, self._holders.get
-        alive = self._trusted & get(links[0], 0) if links else 0
+        links, get, promised = chain.hashes, self._holders.get, self._promises.get
+        alive = self._trusted & (get(links[0], 0) | promised(links[0], 0)) if links else 0
         if not alive:
             return depths
         last = len(links) - 1
-        whole = alive & get(links[last], 0)
+        whole = alive & (get(links[last], 0) | promised(links[last], 0))
         _fall(depths, whole, last + 1)
         searches = [(0, last, alive ^ whole)] if alive != whole else []
         while searches:  # in each, the bits are alive at `low` and not at `high`
             low, high, bits = searches.pop()
             while high - low > 1:
                 middle = (low + high) // 2
-                beyond = bits & get(links[middle], 0)
+                beyond = bits & (get(links[middle], 0) | promised(links[middle], 0))
                 if not beyond:
                     high = middle
                 else:
@@ -140,50 +144,64 @@ class PrefixIndex:
         Engines evict no block that a running request uses. What it pushes out of a full cache is forgotten when it
         is computed, not yet.
         """
-        self._in_flight[slot][ticket] = chain.hashes
-        holders, promised = self._holders, _LIKELY << _BITS * slot
-        links = chain.hashes[settled:]
-        known = bisect(links, False, key=lambda link: link not in holders) if links and links[0] in holders else 0
-        for link in links[:known]:
-            mask = holders.get(link, 0)
-            if not mask & promised:
-                self._mark(link, mask | promised)
-        new = links[known:]
-        if holders.keys().isdisjoint(new):
-            holders.update(dict.fromkeys(new, self._masks.setdefault(promised, promised)))
-            if not settled and not known:
-                self._used_at[slot][ticket] = self._used[slot]
-        else:
-            for link in new:
-                self._mark(link, holders.get(link, 0) | promised)
-
-    def release(self, slot: int, ticket: int, *, computed: bool = False) -> None:
-        """The attempt is over: what it promised and nobody has seen computed is forgotten, unless others promise it.
-
-        `computed`: all of it was.
-        """
-        links = self._in_flight[slot].pop(ticket, ())
-        self._used_at[slot].pop(ticket, None)
-        if computed:
+        links = self._in_flight[slot][ticket] = chain.hashes
+        if not links:
             return
-        get, shift = self._holders.get, _BITS * slot
-        broken = [link for link in links if get(link, 0) >> shift & _ALL == _LIKELY]
-        if broken:
-            kept: set[int] = set()
-            for others in self._in_flight[slot].values():
-                kept.update(others)
-            for link in broken:
-                if link not in kept:
-                    self._unmark(slot, link)
+        if not settled and links[0] not in self._guessed[slot]:
+            self._used_at[slot][ticket] = self._used[slot]
+        promises, bit = self._promises, _LIKELY << _BITS * slot
+        if settled:
+            links = links[settled:]
+        self._promised[slot][ticket] = links
+        if promises.keys().isdisjoint(links):
+            promises.update(zip(links, repeat(bit)))
+            return
+        for link in links:
+            mask = promises.get(link, 0)
+            if mask & bit:
+                self._contested[slot].add(link)
+            else:
+                promises[link] = mask | bit
+
+    def release(self, slot: int, ticket: int) -> None:
+        """The attempt is over: what it promised and nobody has seen computed is forgotten, unless others promise it."""
+        self._in_flight[slot].pop(ticket, None)
+        self._used_at[slot].pop(ticket, None)
+        self._redeem(slot, ticket)
+
+    def _redeem(self, slot: int, ticket: int) -> None:
+        """The attempt promises nothing any more."""
+        links = self._promised[slot].pop(ticket, ())
+        contested = self._contested[slot]
+        if contested and not contested.isdisjoint(links):
+            others = set().union(*self._promised[slot].values())
+            contested.difference_update(link for link in links if link not in others)
+            links = tuple([link for link in links if link not in others])
+        self._break(slot, links)
+
+    def _break(self, slot: int, links: Sequence[int]) -> None:
+        """The slot's promises of these blocks no longer hold."""
+        promises, bit = self._promises, _LIKELY << _BITS * slot
+        if list(map(promises.get, links)).count(bit) == len(links):  # nobody else promises any: nearly always
+            _each(promises.__delitem__, links)
+            return
+        for link in links:
+            mask = promises.get(link, 0) & ~bit
+            if mask:
+                promises[link] = mask
+            else:
+                promises.pop(link, None)
 
     def settle(self, slot: int, chain: PrefixChain, beyond: int = 0, ticket: int | None = None) -> None:
         """A first token came: the slot has computed the whole chain; what stands `beyond` so many blocks is new.
 
-        `ticket` names the attempt whose it was.
+        `ticket` names the attempt whose it was, which then promises no more.
         """
         self._use(slot, chain.hashes[beyond:], _LIKELY | _COMPUTED)
-        if ticket is not None and not beyond and self._in_flight[slot].get(ticket) is chain.hashes:
-            self._used_at[slot][ticket] = self._used[slot]
+        if ticket is not None:
+            self._redeem(slot, ticket)
+            if not beyond and self._in_flight[slot].get(ticket) is chain.hashes:
+                self._used_at[slot][ticket] = self._used[slot]
 
     def confirm(self, slot: int, chain: PrefixChain, blocks: int) -> None:
         """The engine reported a hit of the first `blocks` blocks."""
@@ -200,10 +218,13 @@ class PrefixIndex:
 
     def forget(self, slot: int, links: Iterable[int]) -> None:
         """The slot does not hold these blocks, whatever made us think so. Statements stay counted by their keeper."""
-        guessed, shift = self._guessed[slot], _BITS * slot
+        guessed, promises, bit = self._guessed[slot], self._promises, _LIKELY << _BITS * slot
         for link in links:
-            if guessed.pop(link, False) or self._holders.get(link, 0) >> shift & _ALL == _LIKELY:
+            if guessed.pop(link, False):
                 self._unmark(slot, link)
+            if promises.get(link, 0) & bit:
+                self._break(slot, (link,))
+                self._contested[slot].add(link)  # whoever promised it must not take back what others promise later
 
     def forget_guesses(self, slot: int) -> None:
         """The replica lost its cache, and with it what attempts in flight had computed of their prompts."""
@@ -248,18 +269,18 @@ class PrefixIndex:
         """The slot holds these blocks for certain, and used them last of all; the head is the last to be forgotten."""
         guessed, holders, intern = self._guessed[slot], self._holders, self._masks.setdefault
         shift = _BITS * slot
-        promised, wanted, computed = _LIKELY << shift, bits << shift, _COMPUTED << shift
+        wanted, computed = bits << shift, _COMPUTED << shift
         self._used[slot] += len(links)
         masks = list(map(holders.get, links))
-        new = masks.count(promised)
-        if new and masks[-new:].count(promised) == new:  # promised here and known nowhere else: nearly always the rest
+        new = masks.count(None)
+        if new and masks[-new:].count(None) == new:  # known nowhere: nearly always the rest of the chain
             rest = links[-new:]
-            guessed.update(dict.fromkeys(rest[::-1], True))
-            holders.update(dict.fromkeys(rest, intern(wanted | promised, wanted | promised)))
+            guessed.update(zip(reversed(rest), repeat(True)))
+            holders.update(zip(rest, repeat(intern(wanted, wanted))))
             links, masks = links[:-new], masks[:-new]
-        if not self._stated[slot] and all([mask is not None and mask & wanted == wanted for mask in set(masks)]):
+        if not self._stated[slot] and all(mask is not None and mask & wanted == wanted for mask in set(masks)):
             _each(guessed.__delitem__, links)  # without statements, what was computed is guessed
-            guessed.update(dict.fromkeys(links[::-1], True))
+            guessed.update(zip(reversed(links), repeat(True)))
         else:
             for link in reversed(links):
                 mask = holders.get(link, 0)
@@ -286,12 +307,11 @@ class PrefixIndex:
             evicted = list(islice(guessed, surplus))
         _each(guessed.__delitem__, evicted)
         holders, others = self._holders, ~(_ALL << _BITS * slot)
-        masks = set(map(holders.get, evicted))
-        if any([mask is None or mask & others for mask in masks]):
-            for link in evicted:
-                self._unmark(slot, link)
-        else:
-            _each(holders.__delitem__, evicted)
+        masks = list(map(holders.pop, evicted))
+        if any(mask & others for mask in set(masks)):
+            for link, mask in zip(evicted, masks, strict=True):
+                if mask & others:
+                    self._mark(link, mask & others)
 
     def _oldest(self, slot: int, wanted: int, recent: int) -> list[int]:
         """The blocks used least recently that no attempt uses; none of the `recent` ones, if there are any such.
@@ -332,8 +352,12 @@ def _fall(depths: list[Depths], bits: int, depth: int) -> None:
         if fallen == _ALL:
             depths[slot] = everything
         else:
-            before = depths[slot]
-            depths[slot] = Depths(*(depth if fallen >> degree & 1 else before[degree] for degree in range(_BITS)))
+            confirmed, settled, likely = depths[slot]
+            depths[slot] = Depths(
+                depth if fallen & _SURE else confirmed,
+                depth if fallen & _COMPUTED else settled,
+                depth if fallen & _LIKELY else likely,
+            )
 
 
 @lru_cache(maxsize=16_384)

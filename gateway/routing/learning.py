@@ -28,11 +28,9 @@ from gateway.routing.outbox import Outbox
 from gateway.routing.reuse import Reuse
 from gateway.routing.scoreboard import Scoreboard, Series
 
-LearnedFact = (
-    Dispatched | FirstToken | Finished | AttemptFailed | Refused
-    | ReplicaUp | ReplicaDown | ReplicaRestarted | LoadReported
-    | CacheEvents | CacheFenced | CacheSynced | CacheLost | CacheReset
-)  # fmt: skip
+AttemptFact = Dispatched | FirstToken | Finished | AttemptFailed
+ReplicaFact = ReplicaUp | ReplicaDown | ReplicaRestarted | LoadReported
+CacheFact = CacheEvents | CacheFenced | CacheSynced | CacheLost | CacheReset
 
 
 class Learner:
@@ -54,16 +52,12 @@ class Learner:
         replica.book(booking)
         replica.standing = None
 
-    def observe(self, fact: LearnedFact) -> None:
-        """Learn one fact. A fact about a ticket that has ended is ignored."""
-        replica: Replica | None = None
+    def observe(self, fact: ReplicaFact | CacheFact | Refused) -> None:
+        """Learn one fact about a replica, or of a request that none took."""
         match fact:
-            case Dispatched() | FirstToken() | Finished() | AttemptFailed():
-                replica = self._tickets.get(fact.ticket)
-                if replica is not None:
-                    self._attempt(fact, replica)
             case Refused():
                 self._scoreboard.of("", "", fact.model).end(fact.outcome)
+                return
             case ReplicaUp() | ReplicaDown() | ReplicaRestarted() | LoadReported():
                 replica = self._fleet.replica(fact.replica)
                 self._replica(fact, replica)
@@ -72,17 +66,22 @@ class Learner:
                 self._cache(fact, replica)
             case _:
                 assert_never(fact)
-        if replica is not None:
-            replica.standing = None
+        replica.standing = None
 
-    def _attempt(self, fact: Dispatched | FirstToken | Finished | AttemptFailed, replica: Replica) -> None:
+    def attempt(self, fact: AttemptFact) -> None:
+        """Learn one fact about an attempt; one that has ended is ignored."""
+        replica = self._tickets.get(fact.ticket)
+        if replica is None:
+            return
         booking = replica.bookings[fact.ticket]
         series = self._scoreboard.of(replica.pool.spec.name, replica.spec.name, booking.model)
+        if isinstance(fact, Dispatched):  # which changes nothing but figures
+            series.route.observe(fact.route_s)
+            series.overhead.observe(fact.overhead_s)
+            series.held.observe(fact.held_s)
+            return
+        replica.standing = None
         match fact:
-            case Dispatched():
-                series.route.observe(fact.route_s)
-                series.overhead.observe(fact.overhead_s)
-                series.held.observe(fact.held_s)
             case FirstToken():
                 if booking.first_token_at is None:
                     self.first_token(replica, booking, fact.at)
@@ -111,12 +110,10 @@ class Learner:
         delivered = _delivered(replica, usage)
         series.used(booking, usage, delivered)
         if delivered is not None:
-            for waterfall in (
-                series.waterfall,
-                self._scoreboard.tenants.of(booking.tenant),
-                self._scoreboard.families.of(booking.text.family),
-            ):
-                waterfall.add(usage.prompt_tokens, booking.available_tokens, booking.routed_tokens, delivered)
+            tokens = usage.prompt_tokens, booking.available_tokens, booking.routed_tokens, delivered
+            series.waterfall.add(*tokens)
+            self._scoreboard.tenants.of(booking.tenant).add(*tokens)
+            self._scoreboard.families.of(booking.text.family).add(*tokens)
 
     def first_token(self, replica: Replica, booking: Booking, at: float) -> None:
         """An attempt's first token came."""
@@ -188,7 +185,7 @@ class Learner:
             tolerance = max(replica.block_tokens or 0, round(link_tokens))
             self._beliefs.delivered(replica.cache, booking, delivered, at, link_tokens, tolerance)
 
-    def _replica(self, fact: ReplicaUp | ReplicaDown | ReplicaRestarted | LoadReported, replica: Replica) -> None:
+    def _replica(self, fact: ReplicaFact, replica: Replica) -> None:
         match fact:
             case ReplicaUp():
                 replica.state, replica.reason = ReplicaState.UP, ""
@@ -211,7 +208,7 @@ class Learner:
             case _:
                 assert_never(fact)
 
-    def _cache(self, fact: CacheEvents | CacheFenced | CacheSynced | CacheLost | CacheReset, replica: Replica) -> None:
+    def _cache(self, fact: CacheFact, replica: Replica) -> None:
         beliefs, view = self._beliefs, replica.cache
         match fact:
             case CacheEvents():
@@ -248,8 +245,9 @@ def _prefill(replica: Replica, booking: Booking, fact: Finished) -> Prefill | No
     The engine's own time is that of the request, which shared its steps with others: it is an upper limit to its
     share. Where the engine does not say what was cached, it was for the tokens expected uncached.
     """
-    known = [booking.service_ms, None if fact.timing is None else fact.timing.prefill_ms]
-    measured_ms = min((ms for ms in known if ms is not None), default=None)
+    measured_ms, timing = booking.service_ms, fact.timing
+    if timing is not None:
+        measured_ms = timing.prefill_ms if measured_ms is None else min(measured_ms, timing.prefill_ms)
     if measured_ms is None:
         return None
     uncached = booking.prompt_tokens - booking.routed_tokens

@@ -32,7 +32,8 @@ def ttft(table: Sequence[Candidate], circumstances: Circumstances) -> Candidate:
     """The lowest cost to this request and to others; among near ties the longest prefix, then the emptiest cache."""
     costs = [one.wait_ms + one.prefill_ms + one.others_ms + one.eviction_ms for one in table]
     best = min(costs)
-    limit = best + max(NEAR_TIE_MS, best * NEAR_TIE_SHARE)
+    tie = best * NEAR_TIE_SHARE
+    limit = best + (max(NEAR_TIE_MS, tie))
     near = [candidate for candidate, cost in zip(table, costs, strict=True) if cost <= limit]
     if len(near) == 1:
         return near[0]
@@ -84,3 +85,5 @@ POLICIES: Final[Mapping[str, Policy]] = {
 
 HOLDING: Final = frozenset({"ttft"})
 """Those whose requests may be held until their replica is free for more."""
+UNITED: Final = frozenset({"session"})
+"""Those that look at the unit."""

@@ -25,11 +25,11 @@ from gateway.routing.fleet import (
 )
 from gateway.routing.holding import LOOK_S, RELOOK_S, HeldRequests
 from gateway.routing.knowledge import Knowledge, give_knowledge, take_knowledge
-from gateway.routing.learning import Learner
+from gateway.routing.learning import AttemptFact, Learner
 from gateway.routing.merging import KEPT, Share
 from gateway.routing.outbox import Outbox
 from gateway.routing.peers import Peers
-from gateway.routing.policies import HOLDING, POLICIES, Circumstances
+from gateway.routing.policies import HOLDING, POLICIES, UNITED, Circumstances
 from gateway.routing.reuse import Reuse
 from gateway.routing.scoreboard import RequestRecord, Scoreboard
 from gateway.routing.snapshot import Snapshot, take_snapshot
@@ -168,7 +168,8 @@ class Router:
             return answer
         model, up, replicas = answer
         table = self._table.rows(replicas, request, now)
-        chosen = self._pick(table, Circumstances(self._turns[model], draw, _unit(request)))
+        unit = _unit(request) if self.policy in UNITED else b""
+        chosen = self._pick(table, Circumstances(self._turns[model], draw, unit))
         rows = table
         if len(up) > len(replicas):
             rows = (*table, *self._table.rows([one for one in up if one not in replicas], request, now))
@@ -200,7 +201,7 @@ class Router:
             prefill_ms=chosen.prefill_ms,
             token_count=replica.pool.token_count(request),
         )
-        settled = int(chosen.overlap.settled / replica.pool.link_tokens(chain))
+        settled = int(chosen.overlap.settled / replica.pool.link_tokens(chain)) if chosen.cached_tokens else 0
         self._beliefs.claim(replica.cache, booking, settled)
         self._learner.booked(replica, booking)
         self._congestion.routed(now, chosen.slot, chosen.prefill_ms)
@@ -212,6 +213,9 @@ class Router:
 
     def observe(self, fact: Fact) -> None:
         """Learn one fact. A fact about a ticket that has ended is ignored."""
+        if isinstance(fact, AttemptFact):  # nearly all are
+            self._learner.attempt(fact)
+            return
         match fact:
             case ResponseStored():
                 self._keep(fact.response_id, fact.replica)

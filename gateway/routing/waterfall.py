@@ -33,8 +33,10 @@ class Waterfall:
         self.available += available
         self.routed += routed
         self.delivered += delivered
-        self.index_loss += max(routed - delivered, 0)
-        self.index_gain += max(delivered - routed, 0)
+        if routed > delivered:
+            self.index_loss += routed - delivered
+        else:
+            self.index_gain += delivered - routed
 
     @property
     def routing_loss(self) -> int:
@@ -86,5 +88,10 @@ class Waterfalls(Generic[K]):
 
 
 def _merge(into: Waterfall, one: Waterfall) -> None:
-    for name in one.__slots__:
-        setattr(into, name, getattr(into, name) + getattr(one, name))
+    into.requests += one.requests
+    into.prompt_tokens += one.prompt_tokens
+    into.available += one.available
+    into.routed += one.routed
+    into.delivered += one.delivered
+    into.index_loss += one.index_loss
+    into.index_gain += one.index_gain

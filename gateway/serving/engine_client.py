@@ -97,15 +97,20 @@ class EngineResponse:
 
     async def body(self, limit_bytes: int) -> bytes:
         """The whole body. Raises EngineGoneError, also when it is longer than the limit."""
+        whole = None if self._closed else self._connection.whole()
+        if whole is not None and len(whole) <= limit_bytes:  # nearly always, once the head is there
+            self.close()
+            return whole
         parts: list[bytes] = []
         size = 0
-        while chunk := await self.read():
+        while chunk := whole or await self.read():
+            whole = None
             size += len(chunk)
             if size > limit_bytes:
                 self.close()
                 raise EngineGoneError(f"the engine's answer is longer than {limit_bytes} bytes")
             parts.append(chunk)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)
 
     async def pipe(self, sink: Callable[[bytes], None]) -> None:
         """Call `sink` with the rest of the body as it comes, in the very moment; until the end, or `close`.
@@ -167,7 +172,8 @@ class EngineClient:
             if connection is None:
                 connection = await self._connected(engine)
             try:
-                await connection.exchange(head, body)
+                connection.begin(head, body)
+                await connection.head()
             except EngineGoneError as error:
                 stale = not (fresh or connection.heard or isinstance(error, EngineTimeoutError))
                 connection.leave()
@@ -188,12 +194,15 @@ class EngineClient:
     async def _connected(self, engine: _Engine) -> "_Connection":
         loop, origin = asyncio.get_running_loop(), engine.origin
         context = ssl.create_default_context() if origin.tls else None
+        connection = _Connection(self, engine)
         try:
             async with asyncio.timeout(self.limits.connect_s):
-                _, connection = await loop.create_connection(
-                    lambda: _Connection(self, engine), origin.host, origin.port, ssl=context
-                )
+                await loop.create_connection(lambda: connection, origin.host, origin.port, ssl=context)
+        except asyncio.CancelledError:
+            connection.unwanted()
+            raise
         except TimeoutError as error:
+            connection.unwanted()
             raise EngineUnreachableError(f"no connection within {self.limits.connect_s:g} s") from error
         except OSError as error:
             raise EngineUnreachableError(f"no connection: {error.strerror or error}") from error
@@ -225,8 +234,9 @@ class EngineClient:
 
 def _kept(engine: _Engine) -> "_Connection | None":
     """A connection of the engine's that is free: the one used last, as it is the least likely to be closed."""
-    while engine.idle:
-        connection = engine.idle.pop()
+    idle = engine.idle
+    while idle:
+        connection = idle.pop()
         if connection.usable:
             return connection
     return None
@@ -246,7 +256,6 @@ class _Connection(asyncio.Protocol):
         self._busy = False
         self._head_done = False
         self._complete = False
-        self._delimited = False
         self._reusable = False
         self._error: Exception | None = None
         self._chunks: list[bytes] = []
@@ -255,15 +264,16 @@ class _Connection(asyncio.Protocol):
         self._sink: Callable[[bytes], None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._heard_at = inf
-        self._silence_s = inf
-        self._silence = ""
         self._parser = httptools.HttpResponseParser(self)
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but its base class
+        self._transport.set_write_buffer_limits(high=0)  # what is written goes out at once
         self._client.opened(self)
+        if self._error is not None:
+            self.abort()
 
     def data_received(self, data: bytes) -> None:
         self.heard = True
@@ -291,7 +301,8 @@ class _Connection(asyncio.Protocol):
         self._client.closed(self)
         self._transport = None
         if self._busy and not self._complete and self._error is None:
-            if self._head_done and not self._delimited and exc is None:
+            delimited = any(name in _DELIMITING for name, _ in self.headers)
+            if self._head_done and not delimited and exc is None:
                 self._complete = True  # a body that ends with its connection
             else:
                 self._error = EngineGoneError("the engine closed the connection before its answer was complete")
@@ -303,13 +314,11 @@ class _Connection(asyncio.Protocol):
         if self._complete:
             raise EngineGoneError("the engine answered more than it was asked")  # ends the connection, no answer
         self.headers = []
-        self._delimited = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        self.headers.append((name, value))
-        if name in _DELIMITING:
-            self._delimited = True
+        if self._head_done:
+            return  # what follows the body are trailers, which nobody needs
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
@@ -328,21 +337,27 @@ class _Connection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """Open and between requests."""
-        return self._transport is not None and not self._transport.is_closing() and not self._busy
+        """Still open."""
+        return self._transport is not None and not self._transport.is_closing()
 
-    async def exchange(self, head: bytes, body: bytes) -> None:
-        """Send a request and wait for the head of its response."""
+    def begin(self, head: bytes, body: bytes) -> None:
+        """Send a request."""
         if self._transport is None:
             raise EngineGoneError("the connection was closed")
-        self._busy, self.heard = True, False
-        self._head_done = self._complete = False
+        self._busy = True
+        self.heard = self._head_done = self._complete = False
         self._error = None
+        self._heard_at = self._loop.time()
         self._transport.writelines((head, body) if body else (head,))
-        self._listen(self._client.limits.first_byte_s, "began no answer")
+
+    async def head(self) -> None:
+        """Wait for the head of the response."""
         while not self._head_done:
             await self._wait()
-        self._listen(self._client.limits.idle_s, "stopped in the middle of its answer")
+
+    def whole(self) -> bytes | None:
+        """The body, if it has come in one piece."""
+        return self._take() if self._complete and len(self._chunks) == 1 else None
 
     async def read(self) -> bytes:
         while not self._chunks:
@@ -377,14 +392,21 @@ class _Connection(asyncio.Protocol):
         if not self._busy:
             return
         self._busy = False
-        self._sink = None
         self._heard_at = inf
-        self._wake()
-        whole = self._complete and not self._chunks and self._transport is not None and self._error is None
-        if whole and self._reusable and len(self.engine.idle) < IDLE_CONNECTIONS:
-            self.engine.idle.append(self)
+        if self._sink is not None:
+            self._sink = None
+            self._wake()
+        idle = self.engine.idle
+        whole = self._complete and self._reusable and not self._chunks and self._error is None
+        if whole and self._transport is not None and len(idle) < IDLE_CONNECTIONS:
+            idle.append(self)
         else:
             self.abort()
+
+    def unwanted(self) -> None:
+        """Nobody waits for the connection to open any more; it may do so all the same, and is then broken."""
+        self._error = EngineGoneError("the request was given up")
+        self.abort()
 
     def abort(self) -> None:
         """Break the connection."""
@@ -393,13 +415,11 @@ class _Connection(asyncio.Protocol):
 
     def look(self, now: float) -> None:
         """Fail when nothing has been heard for too long; while paused it is the client who is slow."""
-        if now - self._heard_at >= self._silence_s and not self._paused:
-            self._fail(EngineTimeoutError(f"the engine {self._silence} for {self._silence_s:g} s"))
-
-    def _listen(self, limit_s: float, what: str) -> None:
-        """Fail when nothing is heard for `limit_s` from now on."""
-        self._heard_at = self._loop.time()
-        self._silence_s, self._silence = limit_s, what
+        limits = self._client.limits
+        limit_s = limits.idle_s if self._head_done else limits.first_byte_s
+        if now - self._heard_at >= limit_s and not self._paused:
+            what = "stopped in the middle of its answer" if self._head_done else "began no answer"
+            self._fail(EngineTimeoutError(f"the engine {what} for {limit_s:g} s"))
 
     def _take(self) -> bytes:
         chunks = self._chunks
@@ -438,10 +458,9 @@ class _Connection(asyncio.Protocol):
 
 
 def _request_head(origin: Origin, method: str, target: str, headers: Headers, length: int) -> bytes:
-    parts = [f"{method} {origin.prefix}{target} HTTP/1.1\r\nHost: ".encode(), origin.host_header, b"\r\n"]
-    for name, value in headers:
-        parts += (name, b": ", value, b"\r\n")
+    lines = [f"{method} {origin.prefix}{target} HTTP/1.1\r\nHost: ".encode() + origin.host_header]
+    lines += [b"%b: %b" % pair for pair in headers]
     if length or method == "POST":
-        parts.append(b"Content-Length: %d\r\n" % length)
-    parts.append(b"\r\n")
-    return b"".join(parts)
+        lines.append(b"Content-Length: %d" % length)
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines)

@@ -16,7 +16,6 @@ from gateway.serving.engine_client import EngineGoneError, EngineResponse, Engin
 from gateway.serving.front.answer import Answer
 from gateway.serving.front.request import HttpRequest
 from gateway.serving.gateway import Backend, Gateway
-from gateway.serving.headers import HeaderList
 from gateway.serving.rejection import rejection_error
 from gateway.serving.relay import (
     AttemptLostError,
@@ -47,7 +46,8 @@ class Exchange:
         self.request_id = header_rules.request_id(fields)
         self._engine_id = self.request_id
         self._tenant = header_rules.tenant(fields)
-        self._entry = Entry(endpoint, self._tenant, request.began_at)
+        self._over = False
+        self._entry = None if gateway.journal is None else Entry(endpoint, self._tenant, request.began_at)
 
     async def run(self) -> None:
         """Serve the request, whose whole body has been read."""
@@ -75,28 +75,34 @@ class Exchange:
 
     def close(self) -> None:
         """The request is over; where nothing has said how, its client left or we failed."""
-        if self._entry.end is None:
+        if not self._over:
             outcome = Outcome.CLIENT_GONE if self._answer.gone else Outcome.REJECTED
             self._tell(Refused(self._gateway.clock(), "", outcome))
 
     def _tell(self, fact: Fact) -> None:
-        """Tell the router and, at the end, the journal."""
+        """Tell the router and the journal."""
         self._gateway.observe(fact)
-        self._entry.learn(fact)
-        if isinstance(fact, Finished | Refused):
-            self._gateway.ended(self._entry)
+        ends = type(fact) is Finished or type(fact) is Refused
+        self._over = self._over or ends
+        if self._entry is not None:
+            self._entry.learn(fact)
+            if ends:
+                self._gateway.ended(self._entry)
 
     async def _serve(self, request: InferenceRequest, chains: Chains, received_at: float) -> None:
         """Try replicas until one answers, a refusal is final, or none is left."""
         tried: list[str] = []
         route_at = self._gateway.clock()
-        asked = self._entry.request = self._route_request(request, chains, tried)
+        asked = self._route_request(request, chains, tried)
+        if self._entry is not None:
+            self._entry.request = asked
         routed, held_s = await self._gateway.placer.place(asked)
         if isinstance(routed, Rejection):
             self._rejected(routed, request)
             return
         while True:
-            self._entry.routed(routed, route_at + held_s)
+            if self._entry is not None:
+                self._entry.routed(routed, route_at + held_s)
             attempt = Attempt(routed, self._tell, self._gateway.clock)
             now = self._gateway.clock()
             attempt.dispatched(now - route_at - held_s, now - (route_at if tried else received_at) - held_s, held_s)
@@ -126,7 +132,7 @@ class Exchange:
         return routed if isinstance(routed, Decision) else None
 
     def _route_request(self, request: InferenceRequest, chains: Chains, tried: list[str]) -> RouteRequest:
-        fields, text = self._fields, header_rules.text
+        named = self._fields.get  # of those headers, a request rarely has one
         return RouteRequest(
             request_id=self.request_id,
             model=request.model,
@@ -135,10 +141,10 @@ class Exchange:
             streams=request.stream,
             accepted_at=self._accepted_at,
             tenant=self._tenant,
-            session=text(fields, b"x-session-id") or request.session,
+            session=header_rules.text(named(b"x-session-id")) or request.session,
             response_id=request.previous_response_id,
-            pinned_pool=text(fields, b"x-prefixgate-pool"),
-            pinned_replica=text(fields, b"x-prefixgate-replica"),
+            pinned_pool=header_rules.text(named(b"x-prefixgate-pool")),
+            pinned_replica=header_rules.text(named(b"x-prefixgate-replica")),
             tried=frozenset(tried),
         )
 
@@ -163,17 +169,16 @@ class Exchange:
                 self._gateway.abort(backend, self._engine_id)
 
     async def _send(self, backend: Backend, request: InferenceRequest) -> EngineResponse:
-        extra = list(backend.credentials)
+        headers = header_rules.for_engine(self._headers, backend.credentials)
         header = backend.dialect.request_id_header(self._engine_id)
         if header is not None:
-            extra.append((header[0].encode(), header[1].encode()))
+            headers.append((header[0].encode(), header[1].encode()))
         field = backend.dialect.request_id_field(self._engine_id)
-        named = field is None or request.names_request or not self._endpoint.generates
-        fields = () if field is None or named else (field,)
+        if request.names_request or not self._endpoint.generates:
+            field = None
         sent = self._body
-        if fields or not request.usage_requested:
-            sent = add(sent, include_usage=not request.usage_requested, fields=fields)
-        headers = header_rules.for_engine(self._headers, extra)
+        if field is not None or not request.usage_requested:
+            sent = add(sent, include_usage=not request.usage_requested, fields=() if field is None else (field,))
         return await self._gateway.engines.send(backend.url, "POST", self._endpoint, headers, sent)
 
     async def _relay(

@@ -21,6 +21,7 @@ from gateway.serving.events.feeds import EventFeeds
 from gateway.serving.headers import HeaderList
 from gateway.serving.journal import Journal
 from gateway.serving.placing import Placer
+from gateway.serving.sharing.channel import Channel
 from gateway.serving.sharing.sharer import Sharer
 from gateway.serving.tokenise.calls import Site
 from gateway.serving.tokenise.tokenisers import Tokenisers
@@ -124,9 +125,8 @@ class Gateway:
         """What an operator should know of the gateway itself: sentences."""
         return self.config.notices() + (self.journal.notices() if self.journal is not None else [])
 
-    def warnings(self) -> dict[str, list[str]]:
+    def warnings(self, snapshot: Snapshot) -> dict[str, list[str]]:
         """By replica that is up: what is missing or differs from the configuration, and what to do about it."""
-        snapshot = self.snapshot()
         doubts = {pool.name: pool.token_doubts for pool in snapshot.pools}
         return {
             replica.name: [*self._warnings(replica), *doubts[replica.pool]]
@@ -180,6 +180,12 @@ class Gateway:
             task = asyncio.get_running_loop().create_task(self._call(backend, call))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
+
+    async def share_over(self, channel: Channel | None) -> None:
+        """Begin to share with those who meet there, with what they know; None: with nobody."""
+        if channel is not None:
+            self.sharer = Sharer(channel, self.router, self.observe, self.clock)
+            await self.sharer.start()
 
     async def close(self) -> None:
         """Close what is open towards other gateways and the engines."""

@@ -37,9 +37,8 @@ def request_id(fields: Fields) -> str:
     return f"{_random.getrandbits(128):032x}"
 
 
-def text(fields: Fields, name: bytes) -> str | None:
-    """A header as text; None if absent or empty."""
-    value = fields.get(name)
+def text(value: bytes | None) -> str | None:
+    """A header's value as text; None if absent or empty."""
     return value.decode("latin-1") if value else None
 
 

@@ -1,5 +1,6 @@
 """An engine's answer on its way to the client: whole bodies, streams, and errors; does I/O."""
 
+import asyncio
 import re
 from typing import Final
 
@@ -85,7 +86,12 @@ class StreamRelay:
         try:
             await response.pipe(self._take)
         except EngineGoneError as error:
+            if watcher.done:  # what breaks now is of no consequence
+                return None
             broken = lost(error)
+        except asyncio.CancelledError:
+            self._end_frame()  # where the server stops, an error follows
+            raise
         else:
             if watcher.error is not None:
                 return AttemptLostError(self._dialect.read_error(500, watcher.error), watcher.error)
@@ -95,8 +101,7 @@ class StreamRelay:
             broken = _cut_short("the engine ended the stream before it was complete")
         finally:
             answer.on_cleared = None
-        if not self._last.endswith(_FRAME_ENDS):
-            answer.write(b"\n\n")  # what follows must not become part of a frame that broke off
+        self._end_frame()
         return broken
 
     def _take(self, chunk: bytes) -> None:
@@ -118,6 +123,11 @@ class StreamRelay:
         if self._watcher.first_token:
             self._told = True
             self._attempt.first_token()
+
+    def _end_frame(self) -> None:
+        """What follows must not become part of a frame that broke off."""
+        if not self._last.endswith(_FRAME_ENDS):
+            self._answer.write(b"\n\n")
 
     def _pass(self, out: bytes) -> None:
         if out:

@@ -105,7 +105,7 @@ def own_report(gateway: Gateway) -> Report:
     return Report(
         share=share,
         notices=gateway.notices(),
-        warnings=gateway.warnings(),
+        warnings=gateway.warnings(share.snapshot),
         feeds=gateway.feeds.statuses(),
         tokens=gateway.tokenisers.counts,
         memo_bytes=gateway.tokenisers.memo_bytes,

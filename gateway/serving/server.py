@@ -12,13 +12,13 @@ import uvicorn
 from gateway.config import Config
 from gateway.serving import admin, listening, main_app
 from gateway.serving.framework import framework
-from gateway.serving.front.connection import ClientConnection
+from gateway.serving.front.connection import LINGER_S, ClientConnection
 from gateway.serving.gateway import Gateway
 from gateway.serving.journal import open_journal
 from gateway.serving.main_port import FrameworkPort, MainPort
 from gateway.serving.polling import Poller
-from gateway.serving.sharing.begin import begin_sharing
 from gateway.serving.sharing.channel import Channel
+from gateway.serving.sharing.configured import configured_channel
 from gateway.serving.workers.siblings import Siblings
 
 DRAIN_S: int = 30
@@ -32,6 +32,17 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for what is being answered; those who are left then are told why there is no (or no more) answer."""
+        await super().shutdown(sockets)
+        connections = self.server_state.connections
+        for connection in list(connections):
+            connection.shutdown()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while connections:  # noqa: ASYNC110 - uvicorn's set of them has no event
+                    await asyncio.sleep(0.005)
 
 
 class RunningGateway:
@@ -65,6 +76,7 @@ async def running(
     `channel` that it shares over. Raises ConfigError where the journal cannot be kept or the Redis URL makes no sense,
     OSError where a port is taken.
     """
+    channel = channel or configured_channel(config)
     gateway = Gateway(config, seed=seed, journal=open_journal(config), siblings=siblings)
     host, sockets = config.server.host, sockets or listening.open_ports(config.server)
     if len(sockets) == 1:
@@ -77,7 +89,7 @@ async def running(
     servers = [_server(port) for port in ports]
     poller = Poller(gateway)
     await poller.start()
-    gateway.sharer = await begin_sharing(config, gateway.router, gateway.observe, gateway.clock, channel)
+    await gateway.share_over(channel)
     tasks = [
         asyncio.create_task(server.serve(sockets=[listener])) for server, listener in zip(servers, sockets, strict=True)
     ]

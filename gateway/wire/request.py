@@ -67,6 +67,8 @@ _DECODERS: Final[Mapping[Endpoint, msgspec.json.Decoder[bodies.Body]]] = {
     Endpoint.DETOKENIZE: msgspec.json.Decoder(bodies.Body),
 }
 
+_MOST_TOKENS: Final = 2**53
+_NAMELESS: Final = (None, None, None, None)
 _MISSING: Final = re.compile(r"required field `(\w+)`")
 _PATH: Final = re.compile(r" - at `\$\.((\w+).*)`$")
 
@@ -98,9 +100,7 @@ def parse(endpoint: Endpoint, body: bytes) -> InferenceRequest:
 
 def token_count(value: object) -> int | None:
     """A number of tokens as it came in JSON; None for anything but a whole number of believable size."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        return None
-    return value if 0 <= value < 2**53 else None
+    return value if type(value) is int and 0 <= value < _MOST_TOKENS else None
 
 
 def _decode(decoder: msgspec.json.Decoder[bodies.Body], body: bytes) -> bodies.Body:
@@ -136,12 +136,12 @@ def _usage_requested(endpoint: Endpoint, read: bodies.Body) -> bool:
 
 
 def _session(read: bodies.Body) -> str | None:
-    for name in (read.session_id, read.prompt_cache_key, read.user):
-        if name and isinstance(name, str):
-            return name
     metadata = getattr(read, "metadata", None)
     user = metadata.get("user_id") if isinstance(metadata, dict) else None
-    return user if user and isinstance(user, str) else None
+    names = (read.session_id, read.prompt_cache_key, read.user, user)
+    if names == _NAMELESS:
+        return None
+    return next((name for name in names if name and isinstance(name, str)), None)
 
 
 def _text(value: object) -> str | None:

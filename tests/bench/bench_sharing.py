@@ -111,7 +111,7 @@ def note_us(seed: int, requests: int) -> float:
         bench.outbox.take(bench.now)
         for answer in answers:
             assert isinstance(answer, Decision)
-            replica = bench.serving._fleet.replicas[answer.chosen.slot]  # noqa: SLF001
+            replica = bench.serving._fleet.replicas[answer.chosen.slot]
             booking = replica.bookings[answer.ticket]
             usage = Usage(answer.chosen.prompt_tokens, 10, answer.chosen.cached_tokens)
             began = time.process_time_ns()

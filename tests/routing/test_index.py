@@ -138,7 +138,7 @@ def test_what_a_running_request_uses_is_not_forgotten() -> None:
 def test_more_in_use_than_fits_is_still_bounded() -> None:
     index = index_of(3)
     index.claim(0, links("abababab"), 1)
-    index.settle(0, links("abababab"))
+    index.settle(0, links("abababab"), ticket=1)
     assert overlap(index, "abababab") == 3
 
 

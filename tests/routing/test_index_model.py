@@ -35,23 +35,22 @@ class NaiveSlot:
         self.promised: set[int] = set()
         self.fenced = False
         self.in_flight: dict[int, tuple[int, ...]] = {}
+        self.promises: dict[int, set[int]] = {}
 
-    def held(self) -> set[int]:
-        return self.guesses.keys() | self.stated | self.promised
-
-    def claim(self, hashes: tuple[int, ...], ticket: int) -> None:
+    def claim(self, hashes: tuple[int, ...], ticket: int, settled: int) -> None:
         self.in_flight[ticket] = hashes
-        self.promised |= set(hashes) - self.held()
+        self.promises[ticket] = set(hashes[settled:])
+        self.promised |= self.promises[ticket]
 
     def release(self, ticket: int) -> None:
-        broken = set(self.in_flight.pop(ticket, ()))
-        self.promised -= broken - {link for hashes in self.in_flight.values() for link in hashes}
+        self.in_flight.pop(ticket, None)
+        broken = self.promises.pop(ticket, set())
+        self.promised -= broken - {link for promised in self.promises.values() for link in promised}
 
     def learn(self, hashes: tuple[int, ...], doubt: int) -> None:
         for link in reversed(hashes):
             if link not in self.stated:
                 self.guesses[link] = min(doubt, self.guesses.pop(link, doubt))
-        self.promised -= set(hashes)
         self.shrink()
 
     def forget(self, hashes: tuple[int, ...]) -> None:
@@ -64,7 +63,8 @@ class NaiveSlot:
         self.promised -= {link for hashes in self.in_flight.values() for link in hashes}
 
     def state(self, hashes: tuple[int, ...]) -> None:
-        self.forget(hashes)
+        for link in hashes:
+            self.guesses.pop(link, None)
         self.stated |= set(hashes)
 
     def shrink(self) -> None:
@@ -130,8 +130,9 @@ class IndexAgainstModel(RuleBasedStateMachine):
         self.seen.add(text)
         held = [self.model[slot].doubt(link) for link in links(text).hashes]
         most = next((depth for depth, doubt in enumerate(held) if doubt > SETTLED), len(held))
-        self.index.claim(slot, links(text), ticket, data.draw(st.integers(0, most), label="settled"))
-        self.model[slot].claim(links(text).hashes, ticket)
+        settled = data.draw(st.integers(0, most), label="settled")
+        self.index.claim(slot, links(text), ticket, settled)
+        self.model[slot].claim(links(text).hashes, ticket, settled)
 
     @rule(data=st.data(), ticket=TICKETS)
     def release(self, data: st.DataObject, ticket: int) -> None:
@@ -224,12 +225,14 @@ class IndexAgainstModel(RuleBasedStateMachine):
 
     @invariant()
     def the_map_has_an_entry_for_held_blocks_only(self) -> None:
-        assert self.index._holders.keys() == set().union(*(slot.held() for slot in self.model))
+        assert self.index._holders.keys() == set().union(*(slot.guesses.keys() | slot.stated for slot in self.model))
+        assert self.index._promises.keys() == set().union(*(slot.promised for slot in self.model))
         assert all(self.index._holders.values())
+        assert all(self.index._promises.values())
 
     @invariant()
     def each_block_alone_is_as_sure_as_in_the_model(self) -> None:
-        for link in self.index._holders:
+        for link in self.index._holders.keys() | self.index._promises.keys():
             for slot, depths in zip(self.model, self.index.depths(PrefixChain((link,))), strict=True):
                 slot.check((link,), depths)
 
@@ -241,7 +244,7 @@ class IndexAgainstModel(RuleBasedStateMachine):
             self.index.forget_guesses(slot)
             self.index.retract(slot, naive.stated)
             assert (self.index.blocks(slot), self.index.stated_blocks(slot)) == (0, 0)
-        assert self.index._holders == {}
+        assert self.index._holders == self.index._promises == {}
 
 
 TestIndexAgainstModel = IndexAgainstModel.TestCase

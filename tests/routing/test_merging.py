@@ -17,7 +17,7 @@ from gateway.routing.index import PrefixIndex
 from gateway.routing.merging import KEPT, Share, merged
 from gateway.routing.router import Router
 from gateway.routing.scoreboard import RECENT_TTFTS, Scoreboard
-from gateway.routing.snapshot import SHOWN, Snapshot, take_snapshot
+from gateway.routing.snapshot import SHOWN, take_snapshot
 
 EIGHTHS = st.integers(0, 8 * 60).map(lambda eighths: eighths / 8)
 """Seconds that add up exactly."""

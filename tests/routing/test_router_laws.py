@@ -483,11 +483,13 @@ class RouterMachine(RuleBasedStateMachine):
     def the_map_holds_what_replicas_hold(self) -> None:
         index = self.router._beliefs.index
         guessed = {link for links in index._guessed for link in links}
-        promised = {link for attempts in index._in_flight for links in attempts.values() for link in links}
+        in_flight = {link for attempts in index._in_flight for links in attempts.values() for link in links}
         stated = sum(index.stated_blocks(slot) for slot in range(len(NAMES)))
         assert guessed <= index._holders.keys()
         assert all(index._holders.values())
-        assert len(index._holders.keys() - promised) <= len(guessed - promised) + stated
+        assert len(index._holders) <= len(guessed) + stated
+        assert index._promises.keys() <= in_flight
+        assert all(index._promises.values())
 
     def is_fenced(self, replica: str) -> bool:
         return any(name == replica for name, _, _ in self.fences)
@@ -553,6 +555,7 @@ class RouterMachine(RuleBasedStateMachine):
             assert (view.inflight, view.wait_ms) == (0, 0)
         index = self.router._beliefs.index
         assert not any(index._in_flight)
+        assert index._promises == {}
         stated = sum(index.stated_blocks(slot) for slot in range(len(NAMES)))
         assert len(index._holders) <= sum(map(len, index._guessed)) + stated
         assert self.router._learner._tickets == {}

@@ -261,7 +261,7 @@ async def test_a_bug_in_the_admin_api_is_not_shown(monkeypatch: pytest.MonkeyPat
         def broken(*_: object) -> None:
             raise ZeroDivisionError("our secret")
 
-        monkeypatch.setattr(run.gateway.router, "snapshot", broken)
+        monkeypatch.setattr(run.gateway.router, "share", broken)
         async with httpx.AsyncClient(base_url=run.admin_url, trust_env=False) as http:
             answer = await http.get("/api/snapshot")
         monkeypatch.undo()

@@ -68,4 +68,4 @@ async def test_a_broken_cache_is_told_with_its_evidence_and_routed_around(
 async def test_what_differs_from_our_tokens_is_said_once() -> None:
     async with fake_engine() as engine, gateway_over(engine.url) as run:
         run.gateway.token_differences["p-0"] = ["a sample becomes other tokens"]
-        assert run.gateway.warnings()["p-0"].count("a sample becomes other tokens") == 1
+        assert run.gateway.warnings(run.gateway.snapshot())["p-0"].count("a sample becomes other tokens") == 1

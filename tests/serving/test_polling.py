@@ -152,7 +152,7 @@ async def test_sglang_is_looked_at_without_making_it_generate() -> None:
             view = replica(run)
             assert (view.state, view.version, view.report.running_requests) == ("up", "0.5.23", 2)
             assert view.prefill_actual.chunk_tokens == 4096
-            [warning] = [text for text in run.gateway.warnings()["p-0"] if "chunk" in text]
+            [warning] = [text for text in run.gateway.warnings(run.gateway.snapshot())["p-0"] if "chunk" in text]
             assert "8192" in warning
     assert "/health" not in {poll.target for poll in engine.polls}
     assert engine.requests == []

@@ -101,6 +101,18 @@ def retries(run: RunningGateway) -> int:
     return sum(series.retries for series in run.gateway.snapshot().series)
 
 
+def open_connections(run: RunningGateway) -> int:
+    """How many clients are connected to the main port."""
+    return len(run._servers[0].server_state.connections)
+
+
+def at_rest(run: RunningGateway) -> bool:
+    """Nobody is connected, nothing is booked, and no engine has a connection that is in use."""
+    engines = run.gateway.engines
+    idle = sum(len(engine.idle) for engine in engines._engines.values())
+    return open_connections(run) == 0 and nothing_is_booked(run) and len(engines._open) == idle
+
+
 def openai_error(answer: httpx.Response) -> dict[str, Any]:
     """The error of an answer, which must have OpenAI's shape, our id, and nothing of our insides."""
     assert answer.status_code >= 400

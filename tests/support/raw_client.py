@@ -1,6 +1,7 @@
 """A client that writes its own bytes, reads the answer piece by piece, and leaves when it likes, for tests."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
@@ -38,10 +39,34 @@ class RawClient:
         """The whole body."""
         if "content-length" in headers:
             return await self.reader.readexactly(int(headers["content-length"]))
+        if "transfer-encoding" not in headers:
+            return await self.rest()
         chunks = []
         while chunk := await self.chunk():
             chunks.append(chunk)
         return b"".join(chunks)
+
+    async def answer(self, method: str = "POST") -> tuple[int, Headers, bytes]:
+        """The next answer, whole."""
+        status, headers = await self.head()
+        bodiless = method == "HEAD" or status < 200
+        return status, headers, b"" if bodiless else await self.body(headers)
+
+    async def error(self) -> tuple[int, str | None]:
+        """The next answer, which must be an error in OpenAI's shape that ends the connection: status and code."""
+        status, headers, body = await self.answer()
+        assert status >= 400
+        assert (headers["content-type"], headers["connection"]) == ("application/json", "close")
+        error = json.loads(body)["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["message"]
+        assert error["type"]
+        assert await self.rest() == b""
+        return status, error["code"]
+
+    async def rest(self) -> bytes:
+        """What comes until the gateway closes the connection."""
+        return await self.reader.read()
 
     async def leave(self) -> None:
         """Close the connection at once."""

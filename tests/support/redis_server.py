@@ -41,6 +41,13 @@ class RedisServer:
                 return
         raise AssertionError("redis-server did not start")
 
+    def __enter__(self) -> "RedisServer":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
     def pause(self) -> None:
         """It takes connections, and answers nothing."""
         assert self._process is not None

@@ -9,7 +9,7 @@ from gateway.errors import GatewayError
 from gateway.serving.front.request import HttpRequest
 from gateway.serving.headers import HeaderList
 
-_STATUS_LINES: Final = {int(status): f"HTTP/1.1 {int(status)} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_STATUS_LINES: Final = {int(status): f"HTTP/1.1 {int(status)} {status.phrase}".encode() for status in HTTPStatus}
 _BODILESS: Final = (204, 304)
 _JSON: Final[HeaderList] = [(b"content-type", b"application/json")]
 
@@ -38,7 +38,7 @@ class Line(Protocol):
 class Answer:
     """`start`, then `write` as often as there is something, then `end`; none of them waits."""
 
-    __slots__ = ("_chunked", "_counts", "_line", "_request", "ended", "gone", "keep_alive", "on_cleared", "started")
+    __slots__ = ("_chunked", "_counts", "_line", "ended", "gone", "keep_alive", "on_cleared", "request", "started")
 
     def __init__(self, line: Line, request: HttpRequest) -> None:
         self.gone = False
@@ -49,40 +49,42 @@ class Answer:
         """Called when a client that was slow has taken most of what was sent."""
         self.keep_alive = request.keep_alive
         """Whether the connection goes on after this answer."""
+        self.request = request
         self._line = line
-        self._request = request
         self._chunked = False
         self._counts = True  # whether a body is sent
 
-    def start(self, status: int, headers: HeaderList, body: bytes = b"") -> None:
-        """Send the head, and with it the first bytes of the body. Without `content-length` the body is chunked."""
+    def start(self, status: int, headers: HeaderList, body: bytes = b"", length: int | None = None) -> None:
+        """Send the head, and with it the first bytes of a body of `length` bytes; without that it is chunked.
+
+        `headers` hold neither `date` nor anything about the body's framing.
+        """
         self.started = True
-        request = self._request
-        parts = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        dated = delimited = False
-        for name, value in headers:
-            parts += (name, b": ", value, b"\r\n")
-            if name == b"content-length":
-                delimited = True
-            elif name == b"date":
-                dated = True
-        if not dated:
-            parts += (b"date: ", self._line.date, b"\r\n")
-        self._counts = request.method != "HEAD" and status not in _BODILESS and status >= 200
-        if not delimited and self._counts:
-            if request.http_1_0:
-                self.keep_alive = False  # the body ends with the connection
-            else:
-                self._chunked = True
-                parts.append(b"transfer-encoding: chunked\r\n")
-        if not self.keep_alive:
-            parts.append(b"connection: close\r\n")
+        request = self.request
+        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
+        lines += [b"%b: %b" % pair for pair in headers]
+        lines.append(b"date: " + self._line.date)
+        if request.method == "HEAD" or status < 200 or status in _BODILESS:
+            self._counts = False
+        if length is not None:
+            lines.append(b"content-length: %d" % length)
+        elif not self._counts:
+            pass
         elif request.http_1_0:
-            parts.append(b"connection: keep-alive\r\n")
-        parts.append(b"\r\n")
-        if body and self._counts:
-            parts += (b"%x\r\n" % len(body), body, b"\r\n") if self._chunked else (body,)
-        self._line.send(b"".join(parts))
+            self.keep_alive = False  # the body ends with the connection
+        else:
+            self._chunked = True
+            lines.append(b"transfer-encoding: chunked")
+        if not self.keep_alive:
+            lines.append(b"connection: close")
+        elif request.http_1_0:
+            lines.append(b"connection: keep-alive")
+        if not self._counts:
+            body = b""
+        elif self._chunked and body:
+            body = b"%x\r\n%b\r\n" % (len(body), body)
+        lines.append(b"\r\n" + body)
+        self._line.send(b"\r\n".join(lines))
 
     def write(self, data: bytes) -> None:
         """Send bytes of the body."""
@@ -98,7 +100,7 @@ class Answer:
 
     def whole(self, status: int, headers: HeaderList, body: bytes) -> None:
         """Send an answer in one piece."""
-        self.start(status, [*headers, (b"content-length", b"%d" % len(body))], body)
+        self.start(status, headers, body, len(body))
         self.ended = True
 
     def error(self, error: GatewayError, headers: HeaderList = _JSON, body: bytes | None = None) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Final
 
 from gateway.serving.front.answer import Answer
 from gateway.serving.front.request import HttpRequest
@@ -12,6 +12,8 @@ Message = MutableMapping[str, Any]
 App = Callable[
     [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
 ]
+
+_OURS: Final = (b"content-length", b"transfer-encoding", b"connection", b"date")
 
 
 async def serve_asgi(app: App, request: HttpRequest, answer: Answer) -> None:
@@ -35,11 +37,11 @@ async def serve_asgi(app: App, request: HttpRequest, answer: Answer) -> None:
         body, more = message.get("body", b""), message.get("more_body", False)
         if answer.started:
             answer.write(body)
-        elif more or any(name == b"content-length" for name, _ in headers):
-            answer.start(status, headers, body)
         else:
-            answer.whole(status, headers, body)
-        if not more and not answer.ended:
+            declared = next((int(value) for name, value in headers if name == b"content-length"), None)
+            length = len(body) if declared is None and not more else declared
+            answer.start(status, [pair for pair in headers if pair[0] not in _OURS], body, length)
+        if not more:
             answer.end()
         await answer.drained()
 

@@ -6,8 +6,10 @@ can be. Whoever serves the requests is the connection's `Port`.
 
 import asyncio
 from collections import deque
+from collections.abc import Coroutine
+from inspect import CORO_CREATED, getcoroutinestate
 from math import inf
-from typing import Final, cast
+from typing import Final, NoReturn, cast
 
 import httptools
 from uvicorn import Config as UvicornConfig
@@ -22,11 +24,25 @@ HEAD_BYTES: Final = 64 * 1024
 """The longest head of a request."""
 LINGER_S: Final = 2.0
 """How long a client that was cut off may take to read why."""
+FRAMING_RATE: Final = 16
+"""Bytes of framing (chunk sizes, their extensions, trailers) that each byte of a body may cost."""
+PIPELINED: Final = 32
+PIPELINED_BYTES: Final = 256 * 1024
+"""How many requests, and how much of bodies, may wait for their turn before a client has to."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class _CutOff(Exception):  # noqa: N818 - it is thrown at the parser, which has to stop where a request is refused
+    pass
 
 
 class ClientConnection(asyncio.Protocol):
     """Reads requests, has each served by a task of its own, and ends that task when the client leaves."""
+
+    __slots__ = (
+        "_answer", "_clear", "_deaf", "_head_bytes", "_last", "_loop", "_owes_continue", "_parser", "_parts", "_paused",
+        "_port", "_request", "_size", "_state", "_task", "_transport", "_upgrading", "_whole", "congested", "deadline",
+    )  # fmt: skip
 
     def __init__(
         self, port: Port, config: UvicornConfig, server_state: ServerState, app_state: object, _loop: object = None
@@ -41,6 +57,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._request: HttpRequest | None = None  # the one being read
+        self._upgrading: HttpRequest | None = None  # one that asks for another protocol
         self._parts: list[bytes] = []
         self._size = 0
         self._head_bytes = 0
@@ -49,7 +66,7 @@ class ClientConnection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._owes_continue = False
         self._deaf = False  # nothing that comes is read any more
-        self._last = False  # the connection ends with the present answer
+        self._last = False  # the server stops: what has come is answered, and no more
         self._paused = False
         self._clear: asyncio.Future[None] | None = None
 
@@ -57,6 +74,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but its base class
+        self._transport.set_write_buffer_limits(high=0)  # what is written goes out at once, and little is kept
         self._state.connections.add(self)  # type: ignore[arg-type]  # anything with `shutdown` will do
         self._port.connected(self)
         self.deadline = self._loop.time() + self._port.limits.client_head_s
@@ -67,40 +85,40 @@ class ClientConnection(asyncio.Protocol):
         self._state.connections.discard(self)
         self._port.disconnected(self)
         self.resume_writing()
-        self._whole.clear()
-        if self._answer is not None:
-            self._answer.gone = True
-        if self._task is not None:
-            self._task.cancel()
-            self._state.tasks.discard(self._task)
-        if self._request is not None and self._request.refusal is None:
-            answer = Answer(self, self._request)
+        task, answer = self._task, self._answer
+        if task is not None and answer is not None:
             answer.gone = True
-            self._port.abandoned(self._request, answer)
+            task.cancel()
+            self._state.tasks.discard(task)
+            if getcoroutinestate(cast("Coroutine[None, None, None]", task.get_coro())) == CORO_CREATED:
+                self._abandon(answer.request)  # a task that is cancelled before it began says nothing
+        for request in self._whole:
+            self._abandon(request)
+        self._whole.clear()
+        if self._request is not None:
+            self._abandon(self._request)
             self._request = None
 
     def eof_received(self) -> None:
-        return None  # close: a client that sends no more has left
+        if self._answer is not None and self._transport is not None:
+            self._transport.abort()  # a client that sends no more has left
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        if self._request is None and self._answer is None:
-            self.deadline = self._loop.time() + self._port.limits.client_head_s
         self._head_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:  # to what we do not speak: answered in HTTP/1.1
-            self._parser = httptools.HttpRequestParser(self)
-            rest = data[upgrade.args[0] :]
-            if rest:
-                self.data_received(rest)
-            return
-        except httptools.HttpParserError as error:
-            self._cut_off(bad_request(f"this is not valid HTTP/1.1: {_cause(error)}", code="invalid_http"))
-            return
-        if self._head_bytes > HEAD_BYTES and self._size == 0:
-            self._check_head()
+        while True:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._declined() + data[upgrade.args[0] :]
+                continue
+            except httptools.HttpParserError as error:
+                self._cut_off(bad_request(f"this is not valid HTTP/1.1: {error}", code="invalid_http"))
+                return
+            break
+        if self._head_bytes > HEAD_BYTES + FRAMING_RATE * self._size and self._request is not None:
+            self._cut_off(_head_too_long())
 
     def pause_writing(self) -> None:
         self.congested = True
@@ -108,10 +126,13 @@ class ClientConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.congested = False
-        self._expect()
         clear, self._clear = self._clear, None
         if clear is not None and not clear.done():
             clear.set_result(None)
+        if self._answer is None and self._whole and self._transport is not None:
+            self._begin_next(self._transport)
+            return
+        self._expect()
         if self._answer is not None and self._answer.on_cleared is not None:
             self._answer.on_cleared()
 
@@ -119,6 +140,8 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._request = HttpRequest(self._port.clock())
+        if self._answer is None and not self.congested:
+            self.deadline = self._loop.time() + self._port.limits.client_head_s
 
     def on_url(self, url: bytes) -> None:
         if self._request is not None:
@@ -126,7 +149,7 @@ class ClientConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         request = self._request
-        if request is not None:
+        if request is not None and not request.method:  # what follows the body are trailers, which nobody needs
             name = name.lower()
             request.headers.append((name, value))
             request.fields.setdefault(name, value)
@@ -134,52 +157,55 @@ class ClientConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         request, parser = self._request, self._parser
         if request is None:
-            return None
+            return
         request.method = parser.get_method().decode("ascii")
-        request.http_1_0 = parser.get_http_version() == "1.0"
         request.keep_alive = parser.should_keep_alive()
+        version = parser.get_http_version()
+        if version != "1.1":
+            if version != "1.0":
+                self._refuse(bad_request("only HTTP/1.0 and 1.1 are spoken here", code="http_version", status=505))
+            request.http_1_0 = True
+            request.keep_alive &= b"transfer-encoding" not in request.fields  # who sends that may mean another end
         if self._head_bytes > HEAD_BYTES and _head_size(request) > HEAD_BYTES:
-            return self._cut_off(_head_too_long())
+            self._refuse(_head_too_long())
+        if b"upgrade" in request.fields and parser.should_upgrade():
+            self._request, self._upgrading = None, request
+            return
         refusal = self._port.refusal(request)
         if refusal is not None:
-            return self._cut_off(refusal)
-        if self._answer is None:
+            self._refuse(refusal)
+        if self._answer is None and not self.congested:
             self.deadline = self._loop.time() + self._port.limits.client_body_s
         if b"expect" in request.fields and not request.http_1_0:
             self._owes_continue = True
             self._continue()
-        return None
 
     def on_body(self, body: bytes) -> None:
-        if self._deaf:
-            return
         self._parts.append(body)
         self._size += len(body)
         if self._size > self._port.max_body_bytes:
-            self._cut_off(self._port.too_long())
+            self._refuse(self._port.too_long())
 
     def on_message_complete(self) -> None:
         request = self._request
-        if request is None or request.refusal is not None:
+        if request is None:
             return
         parts = self._parts
         request.body = parts[0] if len(parts) == 1 else b"".join(parts)
         self._parts, self._size, self._head_bytes = [], 0, 0
         self._request = None
         self._owes_continue = False
-        if self._answer is None:
+        if self._answer is None and not self.congested:
             self._begin(request)
         else:
             self._whole.append(request)
-            if not self._paused and self._transport is not None:
-                self._paused = True
-                self._transport.pause_reading()
+            self._pause_reading()
 
     # ── one answer after the other ───────────────────────────────────────────────────────────────
 
     def _begin(self, request: HttpRequest) -> None:
         self.deadline = inf
-        if self._last:
+        if self._last and not self._whole and self._request is None:
             request.keep_alive = False
         self._answer = answer = Answer(self, request)
         self._task = task = self._loop.create_task(self._serve(request, answer))
@@ -203,29 +229,40 @@ class ClientConnection(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
-        if not answer.ended or not answer.keep_alive:
-            if answer.ended and self._deaf and self._request is not None:
-                self._linger(transport)
-            else:
-                transport.close()
-            return
-        if self._whole:
-            self._begin(self._whole.popleft())
-        elif self._deaf:
-            transport.close()
+        if not answer.ended:
+            self._close(transport)
+        elif not answer.keep_alive:
+            self._part(transport)
+        elif self._whole:
+            if not self.congested:  # else the client first takes what it was sent
+                self._begin_next(transport)
+        elif self._last and self._request is None:
+            self._part(transport)
         else:
             self._expect()
             self._continue()
+
+    def _begin_next(self, transport: asyncio.Transport) -> None:
+        self._begin(self._whole.popleft())
         if self._paused and not self._whole:
             self._paused = False
             transport.resume_reading()
+
+    def _pause_reading(self) -> None:
+        """Once enough waits; not before, since a client that leaves is only noticed by reading."""
+        waiting, transport = self._whole, self._transport
+        if self._paused or transport is None:
+            return
+        if len(waiting) >= PIPELINED or sum(len(request.body) for request in waiting) >= PIPELINED_BYTES:
+            self._paused = True
+            transport.pause_reading()
 
     def _expect(self) -> None:
         """How long the client may take for what it does now."""
         limits = self._port.limits
         if self._answer is not None:
             self.deadline = inf
-        else:
+        elif not self.congested:
             self.deadline = self._loop.time() + (
                 limits.client_idle_s if self._request is None else limits.client_body_s
             )
@@ -235,6 +272,22 @@ class ClientConnection(asyncio.Protocol):
         if self._owes_continue and self._answer is None:
             self._owes_continue = False
             self.send(_CONTINUE)
+
+    # ── ends ─────────────────────────────────────────────────────────────────────────────────────
+
+    def _declined(self) -> bytes:
+        """The head of a request that asked for another protocol, without that wish: it is read again as HTTP/1.1.
+
+        The parser takes what follows such a head for the other protocol, even where it is the body.
+        """
+        request, self._upgrading = self._upgrading, None
+        self._parser = httptools.HttpRequestParser(self)
+        return b"" if request is None else request.head_without(b"upgrade")
+
+    def _refuse(self, error: GatewayError) -> NoReturn:
+        """Cut off from within the parser, which must not go on."""
+        self._cut_off(error)
+        raise _CutOff
 
     def _cut_off(self, error: GatewayError) -> None:
         """Answer the request being read, or what should have been one, with an error; then read no more."""
@@ -246,21 +299,38 @@ class ClientConnection(asyncio.Protocol):
         request.refusal = error
         request.keep_alive = False
         self._parts = []
-        if self._answer is None:
+        if self._answer is None and not self.congested:
             self._begin(request)
         else:
             self._whole.append(request)
 
-    def _check_head(self) -> None:
-        if self._request is not None and self._request.method == "" and not self._deaf:
-            self._cut_off(_head_too_long())
-
-    def _linger(self, transport: asyncio.Transport) -> None:
-        """Close, but let the client read its answer first: closing on unread bytes would take that away."""
-        self.deadline = self._loop.time() + LINGER_S
+    def _part(self, transport: asyncio.Transport) -> None:
+        """Close after an answer; a client that still sends is let read it first, as unread bytes would take it away."""
+        if self._request is None and not self._paused:
+            self._close(transport)
+            return
+        self._deaf = True
         self._request = None
+        self._whole.clear()
+        self.deadline = self._loop.time() + LINGER_S
+        if self._paused:
+            self._paused = False
+            transport.resume_reading()
         if transport.can_write_eof():
             transport.write_eof()
+
+    def _close(self, transport: asyncio.Transport) -> None:
+        """Close as soon as the client has taken what it was sent."""
+        self._whole.clear()
+        self.deadline = self._loop.time() + self._port.limits.client_body_s
+        transport.close()
+
+    def _abandon(self, request: HttpRequest) -> None:
+        """The client left before its request was begun."""
+        if request.refusal is None:
+            answer = Answer(self, request)
+            answer.gone = True
+            self._port.abandoned(request, answer)
 
     # ── what others call ─────────────────────────────────────────────────────────────────────────
 
@@ -285,26 +355,28 @@ class ClientConnection(asyncio.Protocol):
     def overdue(self) -> None:
         """The deadline has passed."""
         self.deadline = inf
-        if self._transport is None:
+        transport = self._transport
+        if transport is None:
             return
-        if self._answer is None and self._request is not None and not self._deaf:
+        if self.congested or transport.is_closing():
+            transport.abort()
+        elif self._answer is None and self._request is not None:
             message = "the request did not come whole in time: send it faster, or raise [timeouts] client_body_s"
             self._cut_off(GatewayError(message, status=408, origin=Origin.CLIENT, code="request_timeout"))
         else:
-            self._transport.abort() if self.congested else self._transport.close()
+            self._close(transport)
 
     def shutdown(self) -> None:
-        """The server stops: what is being answered ends, then the connection does."""
-        self._last = True
+        """The server stops: what has come is answered, then the connection ends; said again: now."""
+        hurry, self._last = self._last, True
         if self._answer is not None:
-            self._answer.keep_alive = False
-        elif self._transport is not None:
-            self._transport.close()
-
-
-def _cause(error: Exception) -> str:
-    """Why the bytes are not HTTP, as the parser puts it."""
-    return str(error).partition(" ")[2] or str(error)
+            if not self._whole and self._request is None:
+                self._answer.keep_alive = False
+        elif self._request is None:
+            if self._transport is not None:
+                self._close(self._transport)
+        elif hurry:
+            self._cut_off(_stopping())
 
 
 def _head_size(request: HttpRequest) -> int:

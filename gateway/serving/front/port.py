@@ -45,8 +45,14 @@ class Port:
         """Why a request whose head is known needs no body."""
         fields = request.fields
         declared = fields.get(b"content-length")
-        if declared is not None and int(declared) > self.max_body_bytes:
+        if declared is None:
+            coding = fields.get(b"transfer-encoding")
+            if coding is not None and coding.lower() != b"chunked":
+                return bad_request("only `chunked` is known as a transfer-encoding", status=501)
+        elif int(declared) > self.max_body_bytes:
             return self.too_long()
+        if request.method == "CONNECT":
+            return bad_request("this is no tunnel: it does not take CONNECT", status=405)
         expected = fields.get(b"expect")
         if expected is not None and expected.lower() != b"100-continue":
             return bad_request("only `100-continue` may be expected", code="expectation_failed", status=417)

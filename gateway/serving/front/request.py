@@ -46,3 +46,8 @@ class HttpRequest:
     def query(self) -> bytes:
         """What follows the question mark."""
         return self.target.partition(b"?")[2]
+
+    def head_without(self, name: bytes) -> bytes:
+        """The head anew, without a header."""
+        line = b"%b %b HTTP/1.%d\r\n" % (self.method.encode(), self.target, 0 if self.http_1_0 else 1)
+        return line + b"".join(b"%b: %b\r\n" % pair for pair in self.headers if pair[0] != name) + b"\r\n"

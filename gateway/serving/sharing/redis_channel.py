@@ -1,5 +1,6 @@
 """The channel of gateways on several machines: a Redis stream for the log, a key for the snapshot; does I/O."""
 
+import asyncio
 import time
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -33,10 +34,10 @@ class RedisChannel:
         self._log = f"prefixgate:{fleet}:log"
         self._snapshot = f"prefixgate:{fleet}:snapshot"
         self._lock = f"prefixgate:{fleet}:turn"
-        parts = urlsplit(url)
-        self._secret = parts.password
-        self._where = f"Redis at {parts.hostname or parts.path}" + (f":{parts.port}" if parts.port else "")
         try:
+            parts = urlsplit(url)
+            self._secret = parts.password
+            self._where = f"Redis at {parts.hostname or parts.path}" + (f":{parts.port}" if parts.port else "")
             self._redis = _client(url)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"[state] redis_url: {error}") from error
@@ -84,13 +85,24 @@ class RedisChannel:
         self._ahead_s = seconds + microseconds / 1e6 - self._compared_at
 
     async def _asked(self, *command: str | bytes | int) -> Any:
+        task = asyncio.current_task()
+        asked_to_end = task.cancelling() if task is not None else 0
         try:
-            return await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]
+            answer = await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]
         except (RedisError, OSError, TimeoutError) as error:
-            said = str(error) or type(error).__name__
+            _end_if_asked(task, asked_to_end)
+            said = str(error).rstrip(".") or type(error).__name__
             if self._secret:
                 said = said.replace(self._secret, "…")
             raise ChannelError(f"{self._where}: {said}") from error
+        _end_if_asked(task, asked_to_end)
+        return answer
+
+
+def _end_if_asked(task: "asyncio.Task[Any] | None", before: int) -> None:
+    """The client's wait_for (Python 3.11's) may swallow a cancellation that comes with an answer."""
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 def _client(url: str) -> Redis:

@@ -48,6 +48,7 @@ class Sharer:
         self._sent = self._received = self._dropped = 0
         self._lag_s: float | None = None
         self._snapshot = ""
+        self._stopping = False
         self._caught_up = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -79,6 +80,7 @@ class Sharer:
 
     async def stop(self) -> None:
         """Say the last things and goodbye, and disconnect."""
+        self._stopping = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -106,6 +108,8 @@ class Sharer:
                         tasks.create_task(work)
             except* ChannelError as errors:
                 self._say_down(errors.exceptions[0])
+            if self._stopping:  # what is cancelled may end as an error
+                return
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, most)
 
@@ -200,7 +204,7 @@ class Sharer:
 
     def _say_down(self, error: Exception) -> None:
         """Once for each outage."""
-        if self._connected or not self._reason.startswith(str(error)):
+        if not self._stopping and (self._connected or self._reason != str(error)):
             _log.warning("sharing: %s; this gateway goes on with what it knows itself", error)
         self._connected, self._reason = False, str(error)
 

@@ -16,10 +16,8 @@ Connect = Callable[[], Awaitable[Channel]]
 
 @pytest.fixture
 def redis_server() -> Iterator[RedisServer]:
-    server = RedisServer()
-    server.start()
-    yield server
-    server.kill()
+    with RedisServer() as server:
+        yield server
 
 
 @pytest.fixture(params=["workers", "redis"])
