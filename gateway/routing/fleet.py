@@ -22,6 +22,10 @@ from gateway.routing.token_trust import TokenTrust
 
 STEP_SPREAD_S: Final = 0.005
 """First tokens within so long of a step's first one came out of that step of the engine."""
+LESSONS_PER_S: Final = 50.0
+"""Finished requests of one replica that are learned from whole: to learn one costs as much as to route."""
+MOST_LESSONS: Final = 250.0
+"""Those that may come at once."""
 DEFAULT_KV_TOKENS: Final = 1_000_000
 """Cache capacity assumed until the engine reports its own."""
 
@@ -123,6 +127,8 @@ class Replica:
     bookings: dict[int, Booking] = field(default_factory=dict)
     standing: Standing | None = None
     """None since the last fact about it."""
+    _lessons: float = MOST_LESSONS
+    _lessons_at: float = 0.0
     _curve: PrefillCurve | None = None
     """Its pool's at its own pace, once it has one."""
     _prefilling: OrderedDict[int, Booking] = field(default_factory=OrderedDict)
@@ -209,6 +215,13 @@ class Replica:
         for curve in self.curves:
             curve.observe(uncached_tokens, measured_ms)
         self.believe_curve()
+
+    def teaches(self, now: float) -> bool:
+        """Whether one more finished request is learned from whole."""
+        left = min(self._lessons + max(now - self._lessons_at, 0.0) * LESSONS_PER_S, MOST_LESSONS)
+        self._lessons_at = now
+        self._lessons = left - 1.0 if left >= 1.0 else left
+        return left >= 1.0
 
     def believe_curve(self) -> None:
         """Predict by its own curve, once that has seen enough."""

@@ -24,6 +24,7 @@ from gateway.routing.facts import (
     ReplicaUp,
 )
 from gateway.routing.fleet import Booking, Fleet, Replica, ReplicaState
+from gateway.routing.lessons import confirmed_blocks, surprises
 from gateway.routing.outbox import Outbox
 from gateway.routing.reuse import Reuse
 from gateway.routing.scoreboard import Scoreboard, Series
@@ -157,7 +158,11 @@ class Learner:
 
     def _finish(self, replica: Replica, booking: Booking, fact: Finished) -> None:
         completed, usage, prefill = fact.outcome is Outcome.COMPLETED, fact.usage, _prefill(replica, booking, fact)
-        self.ended(replica, booking, fact.at, completed=completed, usage=usage, prefill=prefill)
+        if usage is None or replica.teaches(fact.at) or surprises(replica, booking, usage):
+            self.ended(replica, booking, fact.at, completed=completed, usage=usage, prefill=prefill)
+        else:
+            confirmed = confirmed_blocks(replica, booking, usage)
+            self.ended(replica, booking, fact.at, completed=completed, confirmed=confirmed)
         if self.outbox is not None:
             self.outbox.ended(replica, booking, fact.at, completed=completed, usage=usage, prefill=prefill)
         record = self._scoreboard.requests.get(booking.request_id)

@@ -6,8 +6,8 @@ from typing import Final
 
 from engines.reports import Usage
 from gateway.routing.batch import MOST_RECORDS, Batch, Booked, End, Prefill, Progress, Record, Stored, Tokens, packed
-from gateway.routing.curves import is_plain_text
 from gateway.routing.fleet import Booking, Replica
+from gateway.routing.lessons import confirmed_blocks, surprises
 
 MOST_WAITING: Final = 8192
 """Records; beyond it the oldest are dropped, and the gap in the batches' numbers says so."""
@@ -88,10 +88,10 @@ class Outbox:
         record = self._of(booking.ticket)
         if usage is None:
             record.end = End(at, completed, 0, None, told)
-        elif due or _surprises(replica, booking, usage):
+        elif due or surprises(replica, booking, usage):
             record.end = End(at, completed, 0, Tokens(usage.prompt_tokens, usage.cached_tokens), told)
         else:
-            record.end = End(at, completed, _confirmed(replica, booking, usage))
+            record.end = End(at, completed, confirmed_blocks(replica, booking, usage))
 
     def stored(self, replica: Replica, response_id: str) -> None:
         """A replica keeps a Responses object."""
@@ -127,21 +127,3 @@ class Outbox:
             del self._records[next(iter(self._records))]
             self.dropped += 1
             self._number += 1  # others shall miss it
-
-
-def _surprises(replica: Replica, booking: Booking, usage: Usage) -> bool:
-    """Whether the engine's word is not what was expected, so that there is something to correct."""
-    tolerance = max(replica.block_tokens or 0, replica.pool.link_tokens(booking.chain))
-    if abs((usage.cached_tokens or 0) - booking.routed_tokens) > tolerance:
-        return True
-    return booking.token_count is not None and booking.token_count[1] != usage.prompt_tokens
-
-
-def _confirmed(replica: Replica, booking: Booking, usage: Usage) -> int:
-    """Leading blocks that the engine's word confirms."""
-    chain = booking.chain
-    if not usage.cached_tokens:
-        return 0
-    if not chain.form.counts_tokens and not is_plain_text(booking.text.length, usage.prompt_tokens):
-        return 0
-    return min(int(usage.cached_tokens / replica.pool.link_tokens(chain)), len(chain.hashes))

@@ -272,8 +272,6 @@ class _Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but its base class
         self._transport.set_write_buffer_limits(high=0)  # what is written goes out at once
         self._client.opened(self)
-        if self._error is not None:
-            self.abort()
 
     def data_received(self, data: bytes) -> None:
         self.heard = True
@@ -404,9 +402,9 @@ class _Connection(asyncio.Protocol):
             self.abort()
 
     def unwanted(self) -> None:
-        """Nobody waits for the connection to open any more; it may do so all the same, and is then broken."""
-        self._error = EngineGoneError("the request was given up")
+        """Nobody waits for the connection any more. If it is open already, uvloop closes it and says nothing."""
         self.abort()
+        self._client.closed(self)
 
     def abort(self) -> None:
         """Break the connection."""

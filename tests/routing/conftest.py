@@ -47,7 +47,7 @@ class Driver:
     """One router and its clock: `now` moves only when a test moves it."""
 
     def __init__(self, pools: Sequence[PoolSpec], policy: str, seed: int, hold_ms: float) -> None:
-        self.router = Router(pools, policy=policy, rng=Random(seed), hold_ms=hold_ms)
+        self.router = Router(pools, policy=policy, rng=Random(seed), block_bytes=256, hold_ms=hold_ms)
         self.now = 100.0
         self.asked = 0
 

@@ -81,15 +81,15 @@ def test_one_changed_byte_changes_every_hash_from_its_block_on(text: bytes, data
 
 def test_hashes_do_not_change_between_versions_and_machines() -> None:
     """Gateways compare their hashes with each other, and journals outlive a process."""
-    hashes = chain(b"m", b"0123456789abcdef" * 32).hashes
+    hashes = chain(b"m", b"0123456789abcdef" * 32, 256).hashes
     assert hashes == (11070296430531742039, 4840877711679973412)
     assert all(0 <= link < 1 << 64 for link in hashes)
 
 
-@pytest.mark.parametrize(("size", "blocks"), [(0, 0), (255, 0), (256, 1), (257, 1), (512, 2)])
-def test_the_default_block_is_256_bytes(size: int, blocks: int) -> None:
+@pytest.mark.parametrize(("size", "blocks"), [(0, 0), (511, 0), (512, 1), (513, 1), (1024, 2)])
+def test_the_default_block_is_512_bytes(size: int, blocks: int) -> None:
     links = chain(b"m", b"x" * size)
-    assert links.form.block == DEFAULT_BLOCK_BYTES == 256
+    assert links.form.block == DEFAULT_BLOCK_BYTES == 512
     assert len(links.hashes) == blocks
 
 

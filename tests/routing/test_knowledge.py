@@ -135,7 +135,7 @@ def test_links_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_another_format_or_block_size_is_refused_in_a_sentence() -> None:
     payload = encoded(experienced("http://a").knowledge())
-    with pytest.raises(UnreadableError, match="blocks are of 256 bytes, not 128"):
+    with pytest.raises(UnreadableError, match="blocks are of 512 bytes, not 128"):
         decoded(payload, 128)
     fields = msgspec.msgpack.decode(payload)
     for other in ([fields[0] + 1, *fields[1:]], [fields[0] + 1], [99, {"all": "new"}]):

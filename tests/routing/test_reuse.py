@@ -159,7 +159,7 @@ def test_it_is_reckoned_every_few_seconds_only():
 # ── the sample ───────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(("form", "links"), [(ChainForm(64, "letters"), 32), (ChainForm(256), 32)])
+@pytest.mark.parametrize(("form", "links"), [(ChainForm(64, "letters"), 32), (ChainForm(256), 32), (ChainForm(512), 16)])
 def test_one_link_in_2048_tokens_or_8192_bytes_is_followed(form, links):
     reuse = Reuse()
     reuse.add_replica(10**9)
@@ -173,8 +173,8 @@ def test_of_prompts_that_begin_alike_the_same_links_are_followed():
     shared = tuple(range(1000))
     for end in range(5):
         reuse.used(0, PrefixChain((*shared, *range(5000 * (end + 1), 5000 * (end + 1) + 70 * end))), float(end))
-    assert len([link for link in reuse._last if link < 1000]) == 31
-    assert sum(reuse._again) == 4 * 31
+    assert len([link for link in reuse._last if link < 1000]) == 62
+    assert sum(reuse._again) == 4 * 62
 
 
 def test_memory_is_bounded():
