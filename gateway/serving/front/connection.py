@@ -19,6 +19,7 @@ from gateway.errors import GatewayError, Origin, bad_request
 from gateway.serving.front.answer import Answer
 from gateway.serving.front.port import Port
 from gateway.serving.front.request import HttpRequest
+from gateway.serving.headers import HeaderList
 
 HEAD_BYTES: Final = 64 * 1024
 """The longest head of a request."""
@@ -40,8 +41,8 @@ class ClientConnection(asyncio.Protocol):
     """Reads requests, has each served by a task of its own, and ends that task when the client leaves."""
 
     __slots__ = (
-        "_answer", "_clear", "_deaf", "_head_bytes", "_last", "_loop", "_owes_continue", "_parser", "_parts", "_paused",
-        "_port", "_request", "_size", "_state", "_task", "_transport", "_upgrading", "_whole", "congested", "deadline",
+        "_answer", "_clear", "_deaf", "_head_bytes", "_headers", "_last", "_loop", "_owes_continue", "_parser", "_parts",
+        "_paused", "_port", "_request", "_size", "_state", "_task", "_transport", "_upgrading", "_whole", "congested", "deadline",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +59,7 @@ class ClientConnection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._request: HttpRequest | None = None  # the one being read
         self._upgrading: HttpRequest | None = None  # one that asks for another protocol
+        self._headers: HeaderList = []
         self._parts: list[bytes] = []
         self._size = 0
         self._head_bytes = 0
@@ -140,6 +142,7 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._request = HttpRequest(self._port.clock())
+        self._headers = []
         if self._answer is None and not self.congested:
             self.deadline = self._loop.time() + self._port.limits.client_head_s
 
@@ -148,16 +151,17 @@ class ClientConnection(asyncio.Protocol):
             self._request.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        request = self._request
-        if request is not None and not request.method:  # what follows the body are trailers, which nobody needs
-            name = name.lower()
-            request.headers.append((name, value))
-            request.fields.setdefault(name, value)
+        self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         request, parser = self._request, self._parser
         if request is None:
             return
+        headers = request.headers = self._headers
+        self._headers = []  # what follows the body are trailers, which nobody needs
+        headers.reverse()
+        request.fields = dict(headers)  # of several of a name, the first
+        headers.reverse()
         request.method = parser.get_method().decode("ascii")
         request.keep_alive = parser.should_keep_alive()
         version = parser.get_http_version()

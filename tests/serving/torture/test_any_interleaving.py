@@ -177,5 +177,7 @@ async def left_conversation(world: World, names: list[str], sizes: list[int], se
 
 @settings(max_examples=60)
 @given(names=NAMES, sizes=SIZES, sent=st.floats(0, 1), read=st.integers(0, 3_000))
-def test_who_leaves_leaves_nothing_behind(world: World, names: list[str], sizes: list[int], sent: float, read: int) -> None:
+def test_who_leaves_leaves_nothing_behind(
+    world: World, names: list[str], sizes: list[int], sent: float, read: int
+) -> None:
     world.runner.run(left_conversation(world, names, sizes, sent, read))

@@ -122,7 +122,10 @@ async def test_the_answer_that_was_given_is_not_taken_away_by_shutting() -> None
 
 PLAIN = {
     "content-length": response(COMPLETION),
-    "chunked": chunked_head("application/json") + http_chunk(COMPLETION[:9]) + http_chunk(COMPLETION[9:]) + b"0\r\n\r\n",
+    "chunked": chunked_head("application/json")
+    + http_chunk(COMPLETION[:9])
+    + http_chunk(COMPLETION[9:])
+    + b"0\r\n\r\n",
 }
 
 

@@ -108,7 +108,11 @@ async def cut_off_in_time(*clients) -> None:  # type: ignore[no-untyped-def]
 
 
 async def test_many_at_once_are_all_gone_after_the_limit() -> None:
-    async with fake_engine() as engine, gateway_over(engine.url, timeouts=SHORT) as run, contextlib.AsyncExitStack() as stack:
+    async with (
+        fake_engine() as engine,
+        gateway_over(engine.url, timeouts=SHORT) as run,
+        contextlib.AsyncExitStack() as stack,
+    ):
         slow = [await stack.enter_async_context(raw_client(run.url)) for _ in range(200)]
         for number, http in enumerate(slow):
             await http.send((post_head(99) + b"{")[: number % 120])

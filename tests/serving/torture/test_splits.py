@@ -85,7 +85,8 @@ PLAIN_ANSWERS = {
     "content-length": response(COMPLETION, extra="x-engine: yes\r\n"),
     "chunked": chunked_head("application/json", "x-engine: yes\r\n")
     + (b"5;x=y\r\n%b\r\n" % COMPLETION[:5] + http_chunk(COMPLETION[5:]) + b"0\r\nx-trailer: 1\r\n\r\n"),
-    "after early hints": b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n" + response(COMPLETION, extra="x-engine: yes\r\n"),
+    "after early hints": b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n"
+    + response(COMPLETION, extra="x-engine: yes\r\n"),
 }
 
 

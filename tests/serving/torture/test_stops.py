@@ -5,7 +5,18 @@ import contextlib
 import json
 
 import pytest
-from fake_engine import COMPLETION, DONE, Request, fake_engine, frame, held_stream, http_chunk, chunked_head, response, silence
+from fake_engine import (
+    COMPLETION,
+    DONE,
+    Request,
+    fake_engine,
+    frame,
+    held_stream,
+    http_chunk,
+    chunked_head,
+    response,
+    silence,
+)
 from gateways import chat_bytes, gateway_over, nothing_is_booked, open_connections, outcomes, until, until_refused
 from raw_client import post_head, raw_client
 
