@@ -38,15 +38,10 @@ class Tokens(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class End(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """An attempt is over.
-
-    `confirmed` leading blocks are in the replica's cache by the engine's word. `tokens` and `prefill` are said only
-    now and then, as far as others learn from them (see `Outbox`).
-    """
+    """An attempt is over: the engine's word on its prompt, and what its prefill took, where that is known."""
 
     at: float
     completed: bool
-    confirmed: Count = 0
     tokens: Tokens | None = None
     prefill: Prefill | None = None
 

@@ -141,8 +141,8 @@ class Beliefs:
         """
         chain = promise.chain
         if not view.covers(chain):  # engines order what they evict by when it was last let go
-            self.index.settle(view.slot, view.believable(chain), confirmed)
-        if confirmed:
+            self.index.settle(view.slot, view.believable(chain))
+        if confirmed and not self.index.is_confirmed(view.slot, chain.hashes[confirmed - 1]):
             self.index.confirm(view.slot, chain, confirmed)
         self.index.release(view.slot, promise.ticket)
 

@@ -93,6 +93,10 @@ class PrefixIndex:
         """Whether the block is one of them."""
         return bool(self._holders.get(link, 0) >> _BITS * slot & _SURE) and link not in self._guessed[slot]
 
+    def is_confirmed(self, slot: int, link: int) -> bool:
+        """Whether the engine has reported the block, and with it all that stand before it."""
+        return bool(self._holders.get(link, 0) >> _BITS * slot & _SURE)
+
     def fill(self, slot: int) -> float:
         """Share of the slot's capacity in use, 0..1."""
         filled = (len(self._guessed[slot]) + self._stated[slot]) / self._capacity[slot]
@@ -192,15 +196,15 @@ class PrefixIndex:
             else:
                 promises.pop(link, None)
 
-    def settle(self, slot: int, chain: PrefixChain, beyond: int = 0, ticket: int | None = None) -> None:
-        """A first token came: the slot has computed the whole chain; what stands `beyond` so many blocks is new.
+    def settle(self, slot: int, chain: PrefixChain, ticket: int | None = None) -> None:
+        """A first token came: the slot has computed the whole chain.
 
         `ticket` names the attempt whose it was, which then promises no more.
         """
-        self._use(slot, chain.hashes[beyond:], _LIKELY | _COMPUTED)
+        self._use(slot, chain.hashes, _LIKELY | _COMPUTED)
         if ticket is not None:
             self._redeem(slot, ticket)
-            if not beyond and self._in_flight[slot].get(ticket) is chain.hashes:
+            if self._in_flight[slot].get(ticket) is chain.hashes:
                 self._used_at[slot][ticket] = self._used[slot]
 
     def confirm(self, slot: int, chain: PrefixChain, blocks: int) -> None:

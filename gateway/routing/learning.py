@@ -93,7 +93,7 @@ class Learner:
                 self.ended(replica, booking, fact.at, completed=False)
                 series.retries += 1
                 if self.outbox is not None:
-                    self.outbox.failed(fact.ticket, fact.at)
+                    self.outbox.ended(fact.ticket, fact.at, completed=False)
             case Finished():
                 self._finish(replica, booking, fact)
                 series.end(fact.outcome)
@@ -137,11 +137,14 @@ class Learner:
         at: float,
         *,
         completed: bool,
-        confirmed: int = 0,
         usage: Usage | None = None,
         prefill: Prefill | None = None,
     ) -> None:
-        """An attempt is over; of its chain, `confirmed` blocks were cached by the engine's word, if not by `usage`."""
+        """An attempt is over. All is learned of it, or only what it had cached where it teaches nothing else."""
+        confirmed = 0
+        if usage is not None and not replica.teaches(at) and not surprises(replica, booking, usage):
+            confirmed = confirmed_blocks(replica, booking, usage)
+            usage = prefill = None
         if not completed:
             self._beliefs.lost(replica.cache, booking)
         else:
@@ -158,13 +161,9 @@ class Learner:
 
     def _finish(self, replica: Replica, booking: Booking, fact: Finished) -> None:
         completed, usage, prefill = fact.outcome is Outcome.COMPLETED, fact.usage, _prefill(replica, booking, fact)
-        if usage is None or replica.teaches(fact.at) or surprises(replica, booking, usage):
-            self.ended(replica, booking, fact.at, completed=completed, usage=usage, prefill=prefill)
-        else:
-            confirmed = confirmed_blocks(replica, booking, usage)
-            self.ended(replica, booking, fact.at, completed=completed, confirmed=confirmed)
+        self.ended(replica, booking, fact.at, completed=completed, usage=usage, prefill=prefill)
         if self.outbox is not None:
-            self.outbox.ended(replica, booking, fact.at, completed=completed, usage=usage, prefill=prefill)
+            self.outbox.ended(fact.ticket, fact.at, completed=completed, usage=usage, prefill=prefill)
         record = self._scoreboard.requests.get(booking.request_id)
         if record is not None:
             record.outcome, record.usage = fact.outcome, usage

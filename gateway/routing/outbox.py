@@ -1,35 +1,28 @@
 """The outbox: what this gateway's requests teach, as records that wait to be told to others; bounded; pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Final
 
 from engines.reports import Usage
 from gateway.routing.batch import MOST_RECORDS, Batch, Booked, End, Prefill, Progress, Record, Stored, Tokens, packed
 from gateway.routing.fleet import Booking, Replica
-from gateway.routing.lessons import confirmed_blocks, surprises
 
 MOST_WAITING: Final = 8192
 """Records; beyond it the oldest are dropped, and the gap in the batches' numbers says so."""
-MEASURED_EVERY_S: Final = 0.05
-"""Of each replica: others learn little from more measurements than that, and to learn one costs as much as routing."""
 
 
 class Outbox:
-    """Records of bookings and of what became of them; what is not sent yet is said in one record per attempt.
+    """Records of bookings and of what became of them; what is not sent yet is said in one record per attempt."""
 
-    An end carries the engine's word on the prompt where it surprises, as it then corrects what others believe, and
-    otherwise once in `MEASURED_EVERY_S` per replica.
-    """
-
-    def __init__(self, sender: str) -> None:
+    def __init__(self, sender: str, ring: Callable[[], None] = lambda: None) -> None:
         self.sender = sender
+        self._ring = ring
         self.dropped = 0
         """Records that were never sent."""
         self._records: dict[int, Record] = {}  # in order; attempts' under their ticket, others' below 0
         self._others = 0
         self._number = 0
-        self._measured_at: dict[int, float] = {}  # by slot
 
     def __len__(self) -> int:
         return len(self._records)
@@ -65,33 +58,12 @@ class Outbox:
         """Its first token came."""
         self._of(ticket).first_at = at
 
-    def failed(self, ticket: int, at: float) -> None:
-        """It ended, and taught nothing."""
-        self._of(ticket).end = End(at, completed=False)
-
     def ended(
-        self,
-        replica: Replica,
-        booking: Booking,
-        at: float,
-        *,
-        completed: bool,
-        usage: Usage | None,
-        prefill: Prefill | None,
+        self, ticket: int, at: float, *, completed: bool, usage: Usage | None = None, prefill: Prefill | None = None
     ) -> None:
         """It ended: what the engine said of the prompt, and what its prefill took, where that is known."""
-        measured_at = self._measured_at.get(replica.slot)
-        due = measured_at is None or at - measured_at >= MEASURED_EVERY_S
-        if due:
-            self._measured_at[replica.slot] = at
-        told = prefill if due else None
-        record = self._of(booking.ticket)
-        if usage is None:
-            record.end = End(at, completed, 0, None, told)
-        elif due or surprises(replica, booking, usage):
-            record.end = End(at, completed, 0, Tokens(usage.prompt_tokens, usage.cached_tokens), told)
-        else:
-            record.end = End(at, completed, confirmed_blocks(replica, booking, usage))
+        tokens = None if usage is None else Tokens(usage.prompt_tokens, usage.cached_tokens)
+        self._of(ticket).end = End(at, completed, tokens, prefill)
 
     def stored(self, replica: Replica, response_id: str) -> None:
         """A replica keeps a Responses object."""
@@ -122,6 +94,8 @@ class Outbox:
         return record
 
     def _put(self, key: int, record: Record) -> None:
+        if not self._records:
+            self._ring()
         self._records[key] = record
         if len(self._records) > MOST_WAITING:
             del self._records[next(iter(self._records))]

@@ -122,7 +122,6 @@ class Peers:
             booking,
             end.at + ahead,
             completed=end.completed,
-            confirmed=min(end.confirmed, len(booking.chain.hashes)),
             usage=None if end.tokens is None else Usage(end.tokens.prompt, 0, end.tokens.cached),
             prefill=end.prefill,
         )

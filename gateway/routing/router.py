@@ -1,7 +1,7 @@
 """The Router: two verbs, `route` and `observe`, and one view, `snapshot`; pure, synchronous, single owner."""
 
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from random import Random
 from typing import Final
@@ -241,9 +241,12 @@ class Router:
 
     # ── peers ────────────────────────────────────────────────────────────────────────────────────
 
-    def tell_peers(self, sender: str) -> Outbox:
-        """From now on, note for other gateways what is learned of our requests; we are the `sender`."""
-        self._outbox = self._learner.outbox = Outbox(sender)
+    def tell_peers(self, sender: str, ring: Callable[[], None] = lambda: None) -> Outbox:
+        """From now on, note for other gateways what is learned of our requests; we are the `sender`.
+
+        `ring` is called when there is something to tell after there was nothing.
+        """
+        self._outbox = self._learner.outbox = Outbox(sender, ring)
         return self._outbox
 
     def knowledge(self) -> Knowledge:

@@ -1,9 +1,9 @@
 """What the gateway costs on the wire, beside peers where they are installed (`make bench-peers`); `make bench`.
 
-Each router stands in front of the same two cheap engines and gets the same requests, one router at a time, twice over:
-CPU-µs per request for bodies of 1, 16 and 100 KB, per streamed chunk, the time it adds to an answer, and its memory
-after many distinct prompts. CPU is the kernel's account of the router's processes; the machine's noise is in all of
-them, so read the ratios.
+Each router stands in front of the same two cheap engines and gets the same requests, in turns and several rounds, of
+which the best counts: CPU-µs per request for bodies of 1, 16 and 100 KB, per streamed chunk, the time it adds to an
+answer, and its memory after many distinct prompts. CPU is the kernel's account of the router's processes; the machine's
+noise is in all of them, so read the ratios.
 """
 
 import argparse
@@ -13,8 +13,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
+from math import inf
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -31,6 +33,7 @@ STREAMS = 128
 CHUNKS = 100
 GAP_MS = 20.0
 ENGINES = 2
+ROUNDS = 6
 REFERENCE = "sglang-router"
 MIB = 2**20
 
@@ -81,22 +84,37 @@ def times_ms(port: int, count: int, seed: int) -> tuple[float, float]:
     return 1000 * median(seconds), 1000 * quantiles(seconds, n=100)[98]
 
 
-def measure(router: Router, engines: Sequence[int], folder: Path, scale: float, seed: int) -> Figures:
-    """All figures of one router, from its start."""
+def measure(routers: Sequence[Router], engines: Sequence[int], folder: Path, scale: float, seed: int) -> list[Figures]:
+    """All figures, in `ROUNDS` rounds of short turns: what the machine does meanwhile meets all routers alike."""
     prompts = round(20_000 * scale)
-    with router.run(engines, folder) as process:
-        run(process.port, islice(requests(16_000, seed), 200), CONNECTIONS)  # warm
-        start_mib = resident_bytes(process.pid) / MIB
-        sizes = {}
-        for number, size in enumerate(SIZES):
-            count = round(scale * (4_000 if size < 50_000 else 1_000))
-            sizes[size] = min(per_request(process, size, count, seed + 10 * number + half) for half in (1, 2))
-        chunk = min(per_chunk(process, seed + half) for half in (1, 2))
-        alone, through = times_ms(engines[0], 500, seed + 50), times_ms(process.port, 500, seed + 50)
-        run(process.port, islice(requests(16_000, seed + 99), prompts), CONNECTIONS)
-        time.sleep(1.0)
-        added = through[0] - alone[0], through[1] - alone[1]
-        return Figures(router.name, sizes, chunk, added, start_mib, resident_bytes(process.pid) / MIB, prompts)
+    with ExitStack() as stack:
+        running = [(router.name, stack.enter_context(router.run(engines, folder))) for router in routers]
+        for _, process in running:
+            run(process.port, islice(requests(16_000, seed), 300), CONNECTIONS)  # warm
+        start_mib = {name: resident_bytes(process.pid) / MIB for name, process in running}
+        sizes = {name: dict.fromkeys(SIZES, inf) for name, _ in running}
+        chunk = dict.fromkeys(start_mib, inf)
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in ("", *start_mib)}
+        for turn in range(ROUNDS):
+            print(f"round {turn + 1} of {ROUNDS} …", file=sys.stderr)
+            for size in SIZES:
+                count = max(round(scale * (1_000 if size < 50_000 else 300)), 20)
+                for name, process in running:
+                    sizes[name][size] = min(sizes[name][size], per_request(process, size, count, seed + turn))
+            for name, process in running:
+                chunk[name] = min(chunk[name], per_chunk(process, seed + turn))
+            for name, port in (("", engines[0]), *((name, process.port) for name, process in running)):
+                times[name].append(times_ms(port, 200, seed + turn))
+        figures = []
+        for name, process in running:
+            print(f"{prompts} prompts to {name} …", file=sys.stderr)
+            run(process.port, islice(requests(16_000, seed + 99), prompts), CONNECTIONS)
+            time.sleep(1.0)
+            end_mib = resident_bytes(process.pid) / MIB
+            pairs = zip(map(min, *times[name]), map(min, *times[""]), strict=True)
+            p50, p99 = (through - alone for through, alone in pairs)
+            figures.append(Figures(name, sizes[name], chunk[name], (p50, p99), start_mib[name], end_mib, prompts))
+        return figures
 
 
 def row(one: Figures) -> dict[str, object]:
@@ -140,10 +158,8 @@ def main(arguments: list[str] | None = None, show: Callable[[str], None] = print
     rows = []
     with tempfile.TemporaryDirectory() as name, upstreams(ENGINES, CHUNKS, GAP_MS, Path(name)) as processes:
         engines = [engine.port for engine in processes]
-        for router in ROUTERS:
-            if router.name in wanted:
-                print(f"{router.name} …", file=sys.stderr)
-                rows.append(row(measure(router, engines, Path(name), options.scale, options.seed)))
+        chosen = [router for router in ROUTERS if router.name in wanted]
+        rows = [row(one) for one in measure(chosen, engines, Path(name), options.scale, options.seed)]
     if options.json:
         show(json.dumps(rows, indent=2))
     else:

@@ -178,7 +178,9 @@ def test_looking_changes_nothing(events: list[Event]) -> None:
         apply(seen, event, now)
         apply(unseen, event, now)
         assert seen.wait_ms(now) == unseen.wait_ms(now)
-        assert list(map(msgspec.structs.asdict, seen.bookings.values())) == list(map(msgspec.structs.asdict, unseen.bookings.values()))
+        assert list(map(msgspec.structs.asdict, seen.bookings.values())) == list(
+            map(msgspec.structs.asdict, unseen.bookings.values())
+        )
 
 
 @given(EVENTS)

@@ -159,7 +159,9 @@ def test_it_is_reckoned_every_few_seconds_only():
 # ── the sample ───────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(("form", "links"), [(ChainForm(64, "letters"), 32), (ChainForm(256), 32), (ChainForm(512), 16)])
+@pytest.mark.parametrize(
+    ("form", "links"), [(ChainForm(64, "letters"), 32), (ChainForm(256), 32), (ChainForm(512), 16)]
+)
 def test_one_link_in_2048_tokens_or_8192_bytes_is_followed(form, links):
     reuse = Reuse()
     reuse.add_replica(10**9)

@@ -41,8 +41,9 @@ class ClientConnection(asyncio.Protocol):
     """Reads requests, has each served by a task of its own, and ends that task when the client leaves."""
 
     __slots__ = (
-        "_answer", "_clear", "_deaf", "_head_bytes", "_headers", "_last", "_loop", "_owes_continue", "_parser", "_parts",
-        "_paused", "_port", "_request", "_size", "_state", "_task", "_transport", "_upgrading", "_whole", "congested", "deadline",
+        "_answer", "_clear", "_deaf", "_head_bytes", "_headers", "_last", "_loop", "_owes_continue", "_parser",
+        "_parts", "_paused", "_port", "_request", "_size", "_state", "_task", "_transport", "_upgrading", "_whole",
+        "congested", "deadline",
     )  # fmt: skip
 
     def __init__(

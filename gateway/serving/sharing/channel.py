@@ -23,6 +23,13 @@ class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     payload: bytes
 
 
+class News(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What was said up to `position`: what others did, and maybe what was said here itself."""
+
+    position: str
+    entries: list[Entry]
+
+
 class Kept(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A snapshot that makes up for all entries up to `position`."""
 
@@ -49,7 +56,7 @@ class Channel(Protocol):
     async def append(self, sender: str, payload: bytes) -> None:
         """Say something."""
 
-    async def read(self, after: str) -> list[Entry]:
+    async def read(self, after: str) -> News:
         """What was said after this position, up to `MOST_READ` entries; waits for up to `WAIT_S` for the first."""
 
     async def load(self) -> Kept | None:

@@ -4,8 +4,8 @@ import asyncio
 import socket
 from itertools import count
 
-from gateway.serving.sharing.channel import PATIENCE_S, WAIT_S, ChannelError, Entry, Kept
-from gateway.serving.sharing.frames import Append, Entries, Frame, Load, Read, Save, Snapshot, Turn, TurnTaken, Wire
+from gateway.serving.sharing.channel import PATIENCE_S, WAIT_S, ChannelError, Kept, News
+from gateway.serving.sharing.frames import Append, Frame, Load, Read, Save, Snapshot, Told, Turn, TurnTaken, Wire
 
 _GONE = "the process that started this worker is gone"
 
@@ -34,11 +34,11 @@ class EmbeddedChannel:
         """Say something."""
         await self._say(Append(sender, payload))
 
-    async def read(self, after: str) -> list[Entry]:
+    async def read(self, after: str) -> News:
         """What was said after this position."""
         number = next(self._numbers)
         answer = await self._ask(number, Read(number, after), WAIT_S + PATIENCE_S)
-        return answer.entries if isinstance(answer, Entries) else []
+        return answer.news if isinstance(answer, Told) else News(after, [])
 
     async def load(self) -> Kept | None:
         """The latest snapshot."""
@@ -91,7 +91,7 @@ class EmbeddedChannel:
 
     async def _listen(self, wire: Wire) -> None:
         try:
-            while isinstance(frame := await wire.receive(), Entries | Snapshot | TurnTaken):
+            while isinstance(frame := await wire.receive(), Told | Snapshot | TurnTaken):
                 asked = self._asked.get(frame.number)
                 if asked is not None and not asked.done():
                     asked.set_result(frame)

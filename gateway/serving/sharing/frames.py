@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.serving.sharing.channel import Entry, Kept
+from gateway.serving.sharing.channel import Kept, News
 
 _HEAD_BYTES: Final = 4
 _MOST_BYTES: Final = 1 << 28
@@ -25,7 +25,7 @@ class Save(msgspec.Struct, array_like=True, tag=1, frozen=True, gc=False):
 
 
 class Read(msgspec.Struct, array_like=True, tag=2, frozen=True, gc=False):
-    """What was said after this position? The answer is `Entries`."""
+    """What was said after this position? The answer is `Told`."""
 
     number: int
     after: str
@@ -44,11 +44,11 @@ class Turn(msgspec.Struct, array_like=True, tag=4, frozen=True, gc=False):
     for_s: float
 
 
-class Entries(msgspec.Struct, array_like=True, tag=5, frozen=True, gc=False):
+class Told(msgspec.Struct, array_like=True, tag=5, frozen=True, gc=False):
     """This was said."""
 
     number: int
-    entries: list[Entry]
+    news: News
 
 
 class Snapshot(msgspec.Struct, array_like=True, tag=6, frozen=True, gc=False):
@@ -65,7 +65,7 @@ class TurnTaken(msgspec.Struct, array_like=True, tag=7, frozen=True, gc=False):
     yours: bool
 
 
-Frame = Append | Save | Read | Load | Turn | Entries | Snapshot | TurnTaken
+Frame = Append | Save | Read | Load | Turn | Told | Snapshot | TurnTaken
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final[msgspec.msgpack.Decoder[Frame]] = msgspec.msgpack.Decoder(Frame)

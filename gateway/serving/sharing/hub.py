@@ -8,8 +8,8 @@ from contextlib import suppress
 from itertools import islice
 from typing import Final
 
-from gateway.serving.sharing.channel import MOST_READ, WAIT_S, Entry, Kept
-from gateway.serving.sharing.frames import Append, Entries, Load, Read, Save, Snapshot, Turn, TurnTaken, Wire
+from gateway.serving.sharing.channel import MOST_READ, WAIT_S, Entry, Kept, News
+from gateway.serving.sharing.frames import Append, Load, Read, Save, Snapshot, Told, Turn, TurnTaken, Wire
 
 MOST_ENTRIES: Final = 4096
 MOST_BYTES: Final = 32 * 1024 * 1024
@@ -51,7 +51,7 @@ class Hub:
                         senders.add(asked.sender)
                         self._append(asked.sender, asked.payload)
                     case Read():
-                        reading = asyncio.create_task(self._tell(wire, asked))
+                        reading = asyncio.create_task(self._tell(wire, asked, senders))
                     case Load():
                         await wire.send(Snapshot(asked.number, self._kept))
                     case Save():
@@ -69,18 +69,27 @@ class Hub:
             for sender in senders:
                 self._append(sender, b"")
 
-    async def _tell(self, wire: Wire, asked: Read) -> None:
-        after = int(asked.after or 0)
-        if after >= self._first + len(self._log) - 1:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(WAIT_S):
-                    while after >= self._first + len(self._log) - 1:
-                        await self._news.wait()
-        begin, now = max(after + 1, self._first), time.monotonic()
-        some = islice(self._log, begin - self._first, begin - self._first + MOST_READ)
-        entries = [Entry(str(begin + n), who, now - when, what) for n, (when, who, what) in enumerate(some)]
+    async def _tell(self, wire: Wire, asked: Read, senders: set[str]) -> None:
+        """What others have said, as soon as there is any; what the worker said itself it knows."""
+        news = self._since(int(asked.after or 0), senders)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_S):
+                while not news.entries:
+                    await self._news.wait()
+                    news = self._since(int(news.position), senders)
         with suppress(ConnectionError):
-            await wire.send(Entries(asked.number, entries))
+            await wire.send(Told(asked.number, news))
+
+    def _since(self, after: int, senders: set[str]) -> News:
+        now, entries = time.monotonic(), []
+        position = max(after, self._first - 1)
+        for when, who, what in islice(self._log, position + 1 - self._first, None):
+            position += 1
+            if who not in senders:
+                entries.append(Entry(str(position), who, now - when, what))
+                if len(entries) == MOST_READ:
+                    break
+        return News(str(position), entries)
 
     def _append(self, sender: str, payload: bytes) -> None:
         self._log.append((time.monotonic(), sender, payload))

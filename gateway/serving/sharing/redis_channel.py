@@ -11,7 +11,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from gateway.config import ConfigError
-from gateway.serving.sharing.channel import MOST_READ, PATIENCE_S, WAIT_S, ChannelError, Entry, Kept
+from gateway.serving.sharing.channel import MOST_READ, PATIENCE_S, WAIT_S, ChannelError, Entry, Kept, News
 
 MOST_ENTRIES: Final = 20_000
 """In the stream, about; with 50 batches a second of each gateway a minute or more."""
@@ -52,14 +52,15 @@ class RedisChannel:
         """Say something."""
         await self._asked("XADD", self._log, "MAXLEN", "~", MOST_ENTRIES, "*", "s", sender, "b", payload)
 
-    async def read(self, after: str) -> list[Entry]:
+    async def read(self, after: str) -> News:
         """What was said after this position."""
         if time.monotonic() - self._compared_at > CLOCK_EVERY_S:
             await self._compare()
         wait_ms = round(WAIT_S * 1000)
         answer = await self._asked("XREAD", "COUNT", MOST_READ, "BLOCK", wait_ms, "STREAMS", self._log, after or _FIRST)
         now = time.monotonic() + self._ahead_s
-        return [_entry(position, fields, now) for _, found in answer or () for position, fields in found]
+        entries = [_entry(position, fields, now) for _, found in answer or () for position, fields in found]
+        return News(entries[-1].position if entries else after, entries)
 
     async def load(self) -> Kept | None:
         """The latest snapshot, if it is not too old."""

@@ -17,7 +17,7 @@ from gateway.routing.facts import Finished, FirstToken, LoadReported, Outcome, R
 from gateway.routing.fleet import PoolSpec, ReplicaSpec
 from gateway.routing.router import Router
 from gateway.serving.sharing import sharer as timing
-from gateway.serving.sharing.channel import START, Channel, ChannelError, Entry, Kept
+from gateway.serving.sharing.channel import START, Channel, ChannelError, Kept, News
 from gateway.serving.sharing.embedded import EmbeddedChannel
 from gateway.serving.sharing.hub import Hub
 from gateway.serving.sharing.sharer import Sharer
@@ -223,10 +223,10 @@ class BrokenChannel:
         await self._maybe()
         self.said.append((sender, payload))
 
-    async def read(self, after: str) -> list[Entry]:
+    async def read(self, after: str) -> News:
         await asyncio.sleep(0.02)
         await self._maybe()
-        return []
+        return News(after, [])
 
     async def load(self) -> Kept | None:
         await self._maybe()

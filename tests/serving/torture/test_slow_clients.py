@@ -231,10 +231,14 @@ async def test_a_whole_answer_that_is_not_taken() -> None:
 
 
 async def test_an_engine_that_is_slow_holds_up_nobody_else() -> None:
-    async with fake_engine(silence()) as slow, fake_engine() as quick:
-        async with gateway_over(slow.url, quick.url) as run, raw_client(run.url) as waiting:
-            await waiting.post(BODY, x_prefixgate_replica="p-0")
-            await slow.arrived.wait()
-            for _ in range(20):
-                answer = await post(run, chat(), headers={"x-prefixgate-replica": "p-1"})
-                assert answer.content == COMPLETION
+    async with (
+        fake_engine(silence()) as slow,
+        fake_engine() as quick,
+        gateway_over(slow.url, quick.url) as run,
+        raw_client(run.url) as waiting,
+    ):
+        await waiting.post(BODY, x_prefixgate_replica="p-0")
+        await slow.arrived.wait()
+        for _ in range(20):
+            answer = await post(run, chat(), headers={"x-prefixgate-replica": "p-1"})
+            assert answer.content == COMPLETION

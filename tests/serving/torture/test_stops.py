@@ -9,11 +9,11 @@ from fake_engine import (
     COMPLETION,
     DONE,
     Request,
+    chunked_head,
     fake_engine,
     frame,
     held_stream,
     http_chunk,
-    chunked_head,
     response,
     silence,
 )
@@ -35,14 +35,18 @@ def gated(gate: asyncio.Event):  # type: ignore[no-untyped-def]
 
 
 async def test_who_is_idle_is_closed_at_once() -> None:
-    async with fake_engine() as engine, gateway_over(engine.url) as run:
-        async with raw_client(run.url) as fresh, raw_client(run.url) as kept:
-            await kept.post(BODY)
-            await kept.answer()
-            await until(lambda: open_connections(run) == 2)
-            run.stop()
-            assert await fresh.rest() == b""
-            assert await kept.rest() == b""
+    async with (
+        fake_engine() as engine,
+        gateway_over(engine.url) as run,
+        raw_client(run.url) as fresh,
+        raw_client(run.url) as kept,
+    ):
+        await kept.post(BODY)
+        await kept.answer()
+        await until(lambda: open_connections(run) == 2)
+        run.stop()
+        assert await fresh.rest() == b""
+        assert await kept.rest() == b""
 
 
 async def test_half_a_request_may_be_finished() -> None:
