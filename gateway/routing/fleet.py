@@ -219,7 +219,7 @@ class Replica:
     def teaches(self, now: float) -> bool:
         """Whether one more finished request is learned from whole."""
         left = min(self._lessons + max(now - self._lessons_at, 0.0) * LESSONS_PER_S, MOST_LESSONS)
-        self._lessons_at = now
+        self._lessons_at = max(self._lessons_at, now)
         self._lessons = left - 1.0 if left >= 1.0 else left
         return left >= 1.0
 

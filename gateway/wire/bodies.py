@@ -51,7 +51,7 @@ class Body(msgspec.Struct, kw_only=True):
 
     def _named(self, text: bytes, *mode: tuple[str, object]) -> CanonicalPrompt:
         """`text` under the namespace of this body's model, adapter, salt, template and `mode`."""
-        if self._is_ordinary and all([value is None for _, value in mode]):
+        if self._is_ordinary and all(value is None for _, value in mode):
             return CanonicalPrompt(_namespace_of(self.model), text)
         shared = (
             ("model", self.model),

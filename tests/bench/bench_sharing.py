@@ -1,7 +1,7 @@
 """What sharing costs: CPU per request of one gateway process that tells another of it; `make bench-sharing`.
 
 Two routers over the same four replicas, one of which serves and tells. Prompts of 64 blocks, the first half of them
-known. Prints µs of CPU, means over all requests, for requests that end before their batch is sent (what cheap engines
+known. Prints µs of CPU a request, the median of many batches, for requests that end before their batch is sent (what cheap engines
 make of a 20 ms batch), for those that end in the next one, and for those that stream for long.
 """
 
@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable
 from random import Random
+from statistics import median
 
 from engines.reports import EngineDescription, LoadReport, ModelCard, Usage
 from gateway.routing.batch import Batch, decoded, encoded
@@ -21,10 +22,10 @@ from gateway.routing.fleet import PoolSpec, ReplicaSpec
 from gateway.routing.router import Router
 
 REPLICAS = 4
-BLOCKS = 64
-BLOCK_BYTES = 256
+BLOCKS = 32
+BLOCK_BYTES = 512
 PREFIXES = 100
-PER_BATCH = 64
+PER_BATCH = 32
 GAP_S = 0.0005
 """Between requests: 2000 a second."""
 
@@ -40,7 +41,7 @@ def router() -> Router:
 
 
 class Bench:
-    """One router that serves and one that hears of it. `begun`, `seen`: batches after booking until then."""
+    """One router that serves and one that hears of it. First tokens and ends come so many batches after bookings."""
 
     def __init__(self, seed: int, first_token_after: int, end_after: int) -> None:
         self.rng = Random(seed)
@@ -51,14 +52,14 @@ class Bench:
         self.now = 0.0
         self.asked = 0
         self.flying: list[list[Decision]] = [[] for _ in range(end_after + 1)]
-        self.spent_ns = {"encode": 0, "decode": 0, "learn": 0}
+        self.spent_us: dict[str, list[float]] = {}
         self.bytes = 0
 
     def request(self) -> RouteRequest:
         """The first half of its prompt is one of many that are known."""
         self.asked += 1
         prompt = self.rng.choice(self.prefixes) + self.rng.randbytes(BLOCKS // 2 * BLOCK_BYTES)
-        return RouteRequest(str(self.asked), "m", chain(b"m", prompt), True, self.now)
+        return RouteRequest(str(self.asked), "m", chain(b"m", prompt, BLOCK_BYTES), True, self.now)
 
     def batch(self) -> None:
         """Requests come, others go on or end, and what there is to tell is told."""
@@ -75,8 +76,10 @@ class Bench:
             cached = answer.chosen.cached_tokens
             usage = Usage(answer.chosen.prompt_tokens, 10, cached - cached % 16)
             self.serving.observe(Finished(answer.ticket, self.now, Outcome.COMPLETED, usage, 10))
-        while (batch := self.outbox.take(self.now)) is not None:
-            self.tell(batch)
+        batch = self.outbox.take(self.now)
+        assert batch is not None
+        assert len(self.outbox) == 0
+        self.tell(batch)
 
     def tell(self, batch: Batch) -> None:
         """From one to the other, by the clock of the CPU."""
@@ -87,41 +90,42 @@ class Bench:
         times.append(time.process_time_ns())
         self.hearing.observe(PeerHeard(self.now, heard))
         times.append(time.process_time_ns())
-        for number, name in enumerate(self.spent_ns):
-            self.spent_ns[name] += times[number + 1] - times[number]
+        for number, name in enumerate(("encode", "decode", "learn")):
+            spent_us = (times[number + 1] - times[number]) / 1000 / PER_BATCH
+            self.spent_us.setdefault(name, []).append(spent_us)
         self.bytes += len(payload)
 
     def run(self, batches: int) -> dict[str, float]:
         """µs and bytes per request."""
-        self.spent_ns = dict.fromkeys(self.spent_ns, 0)
+        self.spent_us = {}
         self.bytes = self.asked = 0
         gc.collect()
         for _ in range(batches):
             self.batch()
-        row = {f"{name}_cpu_us": round(ns / 1000 / self.asked, 1) for name, ns in self.spent_ns.items()}
+        row = {f"{name}_cpu_us": round(median(spent), 1) for name, spent in self.spent_us.items()}
         return {**row, "all_cpu_us": round(sum(row.values()), 1), "bytes": round(self.bytes / self.asked)}
 
 
 def note_us(seed: int, requests: int) -> float:
-    """What it costs the one that tells to note a request, before it is sent."""
-    bench = Bench(seed, 0, 0)
-    spent = 0
-    for _ in range(requests // PER_BATCH):
-        answers = [bench.serving.route(bench.request(), bench.now) for _ in range(PER_BATCH)]
-        bench.outbox.take(bench.now)
-        for answer in answers:
-            assert isinstance(answer, Decision)
-            replica = bench.serving._fleet.replicas[answer.chosen.slot]
-            booking = replica.bookings[answer.ticket]
-            usage = Usage(answer.chosen.prompt_tokens, 10, answer.chosen.cached_tokens)
+    """What it costs the one that tells to note a request, before it is sent: all of its facts with and without."""
+    spent: dict[bool, list[float]] = {True: [], False: []}
+    for tells in (True, False) * 2:
+        bench = Bench(seed, 0, 0)
+        outbox = bench.outbox if tells else None
+        bench.serving._outbox = bench.serving._learner.outbox = outbox
+        for number in range(requests):
+            request = bench.request()
             began = time.process_time_ns()
-            bench.outbox.booked(replica, booking)
-            bench.outbox.first_token(answer.ticket, bench.now)
-            bench.outbox.ended(replica, booking, bench.now, completed=True, usage=usage, prefill=None)
-            spent += time.process_time_ns() - began
+            answer = bench.serving.route(request, bench.now)
+            assert isinstance(answer, Decision)
+            bench.serving.observe(FirstToken(answer.ticket, bench.now))
+            usage = Usage(answer.chosen.prompt_tokens, 10, answer.chosen.cached_tokens)
             bench.serving.observe(Finished(answer.ticket, bench.now, Outcome.COMPLETED, usage))
-        bench.outbox.take(bench.now)
-    return round(spent / 1000 / requests, 1)
+            spent[tells].append((time.process_time_ns() - began) / 1000)
+            bench.now += GAP_S
+            if number % PER_BATCH == 0:
+                bench.outbox.take(bench.now)
+    return round(median(spent[True]) - median(spent[False]), 1)
 
 
 def main(arguments: list[str] | None = None, show: Callable[[str], None] = print) -> list[dict[str, object]]:
