@@ -275,16 +275,21 @@ class PrefixIndex:
         shift = _BITS * slot
         wanted, computed = bits << shift, _COMPUTED << shift
         self._used[slot] += len(links)
-        masks = list(map(holders.get, links))
-        new = masks.count(None)
-        if new and masks[-new:].count(None) == new:  # known nowhere: nearly always the rest of the chain
+        masks = list(map(holders.get, links, repeat(0)))
+        new = masks.count(0)
+        if new and masks[-new:].count(0) == new:  # known nowhere: nearly always the rest of the chain
             rest = links[-new:]
             guessed.update(zip(reversed(rest), repeat(True)))
             holders.update(zip(rest, repeat(intern(wanted, wanted))))
             links, masks = links[:-new], masks[:-new]
-        if not self._stated[slot] and all(mask is not None and mask & wanted == wanted for mask in set(masks)):
+        kinds = set(masks)
+        if not self._stated[slot] and all(mask & computed for mask in kinds):
             _each(guessed.__delitem__, links)  # without statements, what was computed is guessed
             guessed.update(zip(reversed(links), repeat(True)))
+            if any(mask & wanted != wanted for mask in kinds):
+                holders.update(
+                    {link: intern(mask | wanted, mask | wanted) for link, mask in zip(links, masks, strict=True)}
+                )
         else:
             for link in reversed(links):
                 mask = holders.get(link, 0)

@@ -15,7 +15,7 @@ from gateway.routing.router import Router
 from gateway.serving.sharing.channel import START, Channel, ChannelError, Entry, Kept
 from gateway.serving.sharing.status import SharingStatus
 
-TELL_EVERY_S: Final = 0.01
+TELL_EVERY_S: Final = 0.02
 """Between two batches; what comes after a pause is told at once."""
 ALIVE_EVERY_S: Final = 2.0
 SILENCE_S: Final = 10.0
