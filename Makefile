@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo matrix test lint test-vllm bench bench-peers bench-workers bench-index bench-route live-vs-simulated clean
+.PHONY: help demo matrix test lint test-vllm bench bench-peers bench-workers bench-index bench-route bench-sharing live-vs-simulated clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -35,7 +35,12 @@ lint: $(VENV)/dev.stamp  ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-test: lint  ## lint, then the whole test suite with coverage, on all cores
+# A redis-server for the tests: the machine's, or from Debian's packages without root.
+.redis/installed: tests/redis/install
+	tests/redis/install .redis
+	@touch $@
+
+test: lint .redis/installed  ## lint, then the whole test suite with coverage, on all cores
 	$(BIN)/coverage erase
 	$(BIN)/python -m pytest --numprocesses=auto --cov --cov-report=term -m 'not real_vllm' $(PYTEST_ARGS)
 
@@ -53,6 +58,9 @@ bench-route: $(VENV)/dev.stamp  ## CPU of one routing decision: 16,000 tokens ov
 bench: $(VENV)/dev.stamp  ## what the gateway costs on the wire: CPU per request and chunk, added time, memory (BENCH_ARGS='--scale 0.1')
 	@$(BIN)/python tests/bench/bench_gateway.py $(BENCH_ARGS)
 
+bench-sharing: $(VENV)/dev.stamp  ## what a request costs the other processes that hear of it
+	@$(BIN)/python tests/bench/bench_sharing.py $(BENCH_ARGS)
+
 bench-workers: $(VENV)/dev.stamp  ## one worker and two: throughput, CPU, hit rate (BENCH_ARGS='--scale 0.3')
 	@$(BIN)/python tests/bench/bench_workers.py $(BENCH_ARGS)
 
@@ -69,4 +77,4 @@ live-vs-simulated: $(VENV)/dev.stamp  ## the demo's fleet live and in virtual ti
 	@$(BIN)/python tests/bench/live_vs_simulated.py $(BENCH_ARGS)
 
 clean:  ## remove what the targets above made
-	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .redis .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

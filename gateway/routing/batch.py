@@ -23,27 +23,19 @@ MOST_RECORDS: Final = 256
 Ms = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 
 
-class Prefill(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One measured prefill: milliseconds for so many uncached tokens."""
-
-    uncached_tokens: Count
-    ms: Ms
-
-
-class Tokens(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """The engine's word on a prompt; `cached` None: it says nothing about its cache."""
-
-    prompt: Count
-    cached: Count | None
-
-
 class End(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """An attempt is over: the engine's word on its prompt, and what its prefill took, where that is known."""
+    """An attempt is over.
+
+    `prompt_tokens` and `cached_tokens` are the engine's word on its prompt, None where it did not say; so is what its
+    prefill took, `prefill_ms` for `uncached_tokens`.
+    """
 
     at: float
     completed: bool
-    tokens: Tokens | None = None
-    prefill: Prefill | None = None
+    prompt_tokens: Count | None = None
+    cached_tokens: Count | None = None
+    uncached_tokens: Count = 0
+    prefill_ms: Ms | None = None
 
 
 class Booked(msgspec.Struct, array_like=True, tag=0, gc=False):

@@ -139,12 +139,15 @@ class Beliefs:
 
         `confirmed` of its blocks were hit by the engine's word, as far as that is known already.
         """
-        chain = promise.chain
+        self.held(view, promise.chain, confirmed)
+        self.index.release(view.slot, promise.ticket)
+
+    def held(self, view: CacheView, chain: PrefixChain, confirmed: int) -> None:
+        """The replica has the prompt, of which so many blocks were hit."""
         if not view.covers(chain):  # engines order what they evict by when it was last let go
             self.index.settle(view.slot, view.believable(chain))
         if confirmed and not self.index.is_confirmed(view.slot, chain.hashes[confirmed - 1]):
             self.index.confirm(view.slot, chain, confirmed)
-        self.index.release(view.slot, promise.ticket)
 
     def delivered(
         self, view: CacheView, promise: Promise, tokens: int, at: float, block_tokens: float, missing_beyond: int

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from math import exp, log
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.routing.least_squares import QuadraticSums
 
@@ -34,6 +34,13 @@ _USUAL_TOKENS: Final = 4096
 _CHANCE: Final = 0.15
 """Replicas that differ no more than so much (as a logarithm) from their pool may well be alike."""
 _TEXT_RATIO: Final = (0.5, 32.0)
+
+
+class Prefill(NamedTuple):
+    """One measured prefill: milliseconds for so many uncached tokens."""
+
+    uncached_tokens: int
+    ms: float
 
 
 class PrefillCurve:

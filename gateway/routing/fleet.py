@@ -218,10 +218,16 @@ class Replica:
 
     def teaches(self, now: float) -> bool:
         """Whether one more finished request is learned from whole."""
-        left = min(self._lessons + max(now - self._lessons_at, 0.0) * LESSONS_PER_S, MOST_LESSONS)
-        self._lessons_at = max(self._lessons_at, now)
-        self._lessons = left - 1.0 if left >= 1.0 else left
-        return left >= 1.0
+        may = self.may_teach(now)
+        self._lessons -= may
+        return may
+
+    def may_teach(self, now: float) -> bool:
+        """Whether the next one would be."""
+        if now > self._lessons_at:
+            self._lessons = min(self._lessons + (now - self._lessons_at) * LESSONS_PER_S, MOST_LESSONS)
+            self._lessons_at = now
+        return self._lessons >= 1.0
 
     def believe_curve(self) -> None:
         """Predict by its own curve, once that has seen enough."""

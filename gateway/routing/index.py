@@ -272,8 +272,7 @@ class PrefixIndex:
     def _use(self, slot: int, links: tuple[int, ...], bits: int) -> None:
         """The slot holds these blocks for certain, and used them last of all; the head is the last to be forgotten."""
         guessed, holders, intern = self._guessed[slot], self._holders, self._masks.setdefault
-        shift = _BITS * slot
-        wanted, computed = bits << shift, _COMPUTED << shift
+        wanted = bits << _BITS * slot
         self._used[slot] += len(links)
         masks = list(map(holders.get, links, repeat(0)))
         new = masks.count(0)
@@ -282,24 +281,29 @@ class PrefixIndex:
             guessed.update(zip(reversed(rest), repeat(True)))
             holders.update(zip(rest, repeat(intern(wanted, wanted))))
             links, masks = links[:-new], masks[:-new]
-        kinds = set(masks)
+        if links:
+            self._use_again(slot, links, masks, wanted)
+        self._evict(slot)
+
+    def _use_again(self, slot: int, links: tuple[int, ...], masks: list[int], wanted: int) -> None:
+        """The same of blocks that somebody is known to hold; `masks` are what is known of each."""
+        guessed, holders, intern = self._guessed[slot], self._holders, self._masks.setdefault
+        computed, kinds = _COMPUTED << _BITS * slot, set(masks)
         if not self._stated[slot] and all(mask & computed for mask in kinds):
             _each(guessed.__delitem__, links)  # without statements, what was computed is guessed
             guessed.update(zip(reversed(links), repeat(True)))
             if any(mask & wanted != wanted for mask in kinds):
-                holders.update(
-                    {link: intern(mask | wanted, mask | wanted) for link, mask in zip(links, masks, strict=True)}
-                )
-        else:
-            for link in reversed(links):
-                mask = holders.get(link, 0)
-                if not guessed.pop(link, False) and mask & computed:
-                    continue  # stated
-                guessed[link] = True
-                if mask & wanted != wanted:
-                    mask |= wanted
-                    holders[link] = intern(mask, mask)
-        self._evict(slot)
+                better = [intern(mask | wanted, mask | wanted) for mask in masks]
+                holders.update(zip(links, better, strict=True))
+            return
+        for link in reversed(links):
+            mask = holders.get(link, 0)
+            if not guessed.pop(link, False) and mask & computed:
+                continue  # stated
+            guessed[link] = True
+            if mask & wanted != wanted:
+                mask |= wanted
+                holders[link] = intern(mask, mask)
 
     def _evict(self, slot: int) -> None:
         guessed, capacity = self._guessed[slot], self._capacity[slot]

@@ -3,9 +3,9 @@
 from typing import assert_never
 
 from engines.reports import Usage
-from gateway.routing.batch import Prefill
 from gateway.routing.beliefs import Beliefs
-from gateway.routing.curves import is_plain_text
+from gateway.routing.chain import PrefixChain
+from gateway.routing.curves import Prefill, is_plain_text
 from gateway.routing.facts import (
     AttemptFailed,
     CacheEvents,
@@ -142,8 +142,8 @@ class Learner:
     ) -> None:
         """An attempt is over. All is learned of it, or only what it had cached where it teaches nothing else."""
         confirmed = 0
-        if usage is not None and not replica.teaches(at) and not surprises(replica, booking, usage):
-            confirmed = confirmed_blocks(replica, booking, usage)
+        if usage is not None and not replica.teaches(at) and not surprises(replica, booking.chain, booking, usage):
+            confirmed = confirmed_blocks(replica, booking.chain, usage)
             usage = prefill = None
         if not completed:
             self._beliefs.lost(replica.cache, booking)
@@ -158,6 +158,12 @@ class Learner:
             self._learn_tokens(replica, booking, usage, at)
         if prefill is not None:
             self._fleet.learn(replica, prefill.uncached_tokens, prefill.ms)
+
+    def heard_of(self, replica: Replica, chain: PrefixChain, confirmed: int, at: float) -> None:
+        """A request that is over was served there, of which there is no more to learn than where its prompt is."""
+        self._beliefs.held(replica.cache, chain, confirmed)
+        self._reuse.used(replica.slot, chain, at)
+        replica.standing = None
 
     def _finish(self, replica: Replica, booking: Booking, fact: Finished) -> None:
         completed, usage, prefill = fact.outcome is Outcome.COMPLETED, fact.usage, _prefill(replica, booking, fact)

@@ -1,15 +1,19 @@
 """The outbox: what this gateway's requests teach, as records that wait to be told to others; bounded; pure."""
 
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import Final
 
 from engines.reports import Usage
-from gateway.routing.batch import MOST_RECORDS, Batch, Booked, End, Prefill, Progress, Record, Stored, Tokens, packed
+from gateway.routing.batch import MOST_RECORDS, Batch, Booked, End, Progress, Record, Stored, packed
+from gateway.routing.curves import Prefill
 from gateway.routing.fleet import Booking, Replica
 
 MOST_WAITING: Final = 8192
 """Records; beyond it the oldest are dropped, and the gap in the batches' numbers says so."""
+
+BRIEF_MS: Final = 20.0
+"""A booking that is predicted to have its first token sooner changes nobody's mind."""
+BRIEF_S: Final = 0.05
 
 
 class Outbox:
@@ -62,8 +66,9 @@ class Outbox:
         self, ticket: int, at: float, *, completed: bool, usage: Usage | None = None, prefill: Prefill | None = None
     ) -> None:
         """It ended: what the engine said of the prompt, and what its prefill took, where that is known."""
-        tokens = None if usage is None else Tokens(usage.prompt_tokens, usage.cached_tokens)
-        self._of(ticket).end = End(at, completed, tokens, prefill)
+        uncached_tokens, ms = prefill or (0, None)
+        prompt_tokens, cached_tokens = (None, None) if usage is None else (usage.prompt_tokens, usage.cached_tokens)
+        self._of(ticket).end = End(at, completed, prompt_tokens, cached_tokens, uncached_tokens, ms)
 
     def stored(self, replica: Replica, response_id: str) -> None:
         """A replica keeps a Responses object."""
@@ -71,19 +76,18 @@ class Outbox:
         self._put(self._others, Stored(replica.spec.url, response_id))
 
     def take(self, now: float) -> Batch | None:
-        """The next records to send, as of `now` on the clock of their times; None where there are none."""
-        return self.alive(now, self._taken()) if self._records else None
+        """The next records to send, as of `now` on the clock of their times; None where there are none yet."""
+        records = self._taken(now) if self._records else ()
+        return self.alive(now, records) if records else None
 
     def alive(self, now: float, records: Sequence[Record] = ()) -> Batch:
         """A batch that says at least that this gateway is there."""
         self._number += 1
         return Batch(self.sender, self._number, now, list(records))
 
-    def _taken(self) -> list[Record]:
-        if len(self._records) <= MOST_RECORDS:
-            records, self._records = list(self._records.values()), {}
-            return records
-        return [self._records.pop(key) for key in list(islice(self._records, MOST_RECORDS))]
+    def _taken(self, now: float) -> list[Record]:
+        keys = [key for key, record in self._records.items() if not _is_brief(record, now)]
+        return [self._records.pop(key) for key in keys[:MOST_RECORDS]]
 
     def _of(self, ticket: int) -> Booked | Progress:
         record = self._records.get(ticket)
@@ -101,3 +105,10 @@ class Outbox:
             del self._records[next(iter(self._records))]
             self.dropped += 1
             self._number += 1  # others shall miss it
+
+
+def _is_brief(record: Record, now: float) -> bool:
+    """Whether what becomes of it will be known in a moment: saying it all at once costs others half as much."""
+    if type(record) is not Booked or record.end is not None:
+        return False
+    return record.wait_ms + record.prefill_ms < BRIEF_MS and now - record.at < BRIEF_S

@@ -10,8 +10,10 @@ from gateway.routing.beliefs import Beliefs
 from gateway.routing.calibration import Overlap
 from gateway.routing.chain import ChainForm, PrefixChain
 from gateway.routing.congestion import Congestion
+from gateway.routing.curves import Prefill
 from gateway.routing.fleet import Booking, Fleet, Replica
 from gateway.routing.learning import Learner
+from gateway.routing.lessons import confirmed_blocks, surprises
 
 _NUMBER_BITS: Final = 20
 _UNNAMED: Final = "a peer's"
@@ -86,8 +88,15 @@ class Peers:
         replica = self._fleet.by_url.get(record.replica)
         if replica is None:
             return
-        booking = _booking(-(record.ticket << _NUMBER_BITS | peer.number), replica, record, ahead)
-        self._congestion.routed(booking.booked_at, replica.slot, booking.prefill_ms)
+        self._congestion.routed(record.at + ahead, replica.slot, record.prefill_ms)
+        chain = _chain(replica, record)
+        if (
+            record.end is not None
+            and record.end.completed
+            and self._is_usual(replica, chain, record, record.end, ahead)
+        ):
+            return
+        booking = _booking(-(record.ticket << _NUMBER_BITS | peer.number), chain, record, ahead)
         if record.end is not None:  # it is over already: there is nothing to promise
             replica.load.sent(booking.prompt_tokens)
             self._end(replica, booking, record.first_at, record.end, ahead)
@@ -97,6 +106,18 @@ class Peers:
         peer.open[booking.ticket] = replica
         if record.first_at is not None:
             self._learner.first_token(replica, booking, record.first_at + ahead)
+
+    def _is_usual(self, replica: Replica, chain: PrefixChain, record: Booked, end: End, ahead: float) -> bool:
+        """Whether a request that is over went as expected, so that only its prompt is noted; else all is learned."""
+        confirmed = 0
+        usage = _usage(end)
+        if usage is not None:
+            if replica.may_teach(end.at + ahead) or surprises(replica, chain, record, usage):
+                return False
+            confirmed = confirmed_blocks(replica, chain, usage)
+        replica.load.sent(record.prompt_tokens)
+        self._learner.heard_of(replica, chain, confirmed, (record.first_at or end.at) + ahead)
+        return True
 
     def _progress(self, peer: Peer, record: Progress, ahead: float) -> None:
         ticket = -(record.ticket << _NUMBER_BITS | peer.number)
@@ -122,8 +143,8 @@ class Peers:
             booking,
             end.at + ahead,
             completed=end.completed,
-            usage=None if end.tokens is None else Usage(end.tokens.prompt, 0, end.tokens.cached),
-            prefill=end.prefill,
+            usage=_usage(end),
+            prefill=None if end.prefill_ms is None else Prefill(end.uncached_tokens, end.prefill_ms),
         )
         replica.standing = None
 
@@ -134,15 +155,21 @@ class Peers:
         peer.open.clear()
 
 
-def _booking(ticket: int, replica: Replica, record: Booked, ahead: float) -> Booking:
+def _usage(end: End) -> Usage | None:
+    return None if end.prompt_tokens is None else Usage(end.prompt_tokens, 0, end.cached_tokens)
+
+
+def _chain(replica: Replica, record: Booked) -> PrefixChain:
+    encoding = (replica.pool.spec.encoding or _UNNAMED) if record.counts_tokens else ""
+    form = _form(record.block, encoding)
+    return PrefixChain(unpacked(record.links), record.length, form, record.salted, record.plain)
+
+
+def _booking(ticket: int, chain: PrefixChain, record: Booked, ahead: float) -> Booking:
     """The peer's booking as one of ours; whose request it is, and what it is called, is not our concern."""
-    links, family = unpacked(record.links), record.family
+    text, family = chain, record.family
     if record.counts_tokens:
-        form = _form(record.block, replica.pool.spec.encoding or _UNNAMED)
         text = PrefixChain(() if family is None else (family,), record.text_length)
-        chain = PrefixChain(links, record.length, form, record.salted, record.plain)
-    else:
-        chain = text = PrefixChain(links, record.length, _form(record.block, ""), record.salted, record.plain)
     booked_at = record.at + ahead
     return Booking(
         ticket,

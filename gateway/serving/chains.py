@@ -16,8 +16,8 @@ class Chains(msgspec.Struct, frozen=True):
 
 def text_chain(request: InferenceRequest, block_bytes: int) -> PrefixChain:
     """The chain of the prompt's text."""
-    salted = request.salt is not None
-    return chain(request.prompt.namespace, request.prompt.text, block_bytes, salted=salted)
+    prompt, salted = request.prompt, request.salt is not None
+    return PrefixChain() if prompt is None else chain(prompt.namespace, prompt.text, block_bytes, salted=salted)
 
 
 async def token_chains(

@@ -40,7 +40,7 @@ class Exchange:
         self._endpoint = endpoint
         self._headers = request.headers
         self._fields = fields
-        self._body = request.body
+        self._request = request
         self._answer = answer
         self._accepted_at = request.began_at
         self.request_id = header_rules.request_id(fields)
@@ -51,13 +51,14 @@ class Exchange:
 
     async def run(self) -> None:
         """Serve the request, whose whole body has been read."""
-        body, received_at = self._body, self._gateway.clock()
+        received_at = self._gateway.clock()
         try:
-            request = parse(self._endpoint, body)
+            request = parse(self._endpoint, self._request.body)
         except GatewayError as error:
             self.refuse(error)
             return
-        chains = await self._gateway.chains_of(request, body)
+        chains = await self._gateway.chains_of(request, self._request.body)
+        request.prompt = None
         live = self._gateway.live_ids
         if self._engine_id in live:  # SGLang refuses a second live request of one id
             self._engine_id = f"{self.request_id[:100]}-{id(self):x}"
@@ -176,7 +177,7 @@ class Exchange:
         field = backend.dialect.request_id_field(self._engine_id)
         if request.names_request or not self._endpoint.generates:
             field = None
-        sent = self._body
+        sent = self._request.body
         if field is not None or not request.usage_requested:
             sent = add(sent, include_usage=not request.usage_requested, fields=() if field is None else (field,))
         return await self._gateway.engines.send(backend.url, "POST", self._endpoint, headers, sent)

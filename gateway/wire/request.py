@@ -34,19 +34,20 @@ class Endpoint(StrEnum):
 _GENERATING: Final = frozenset((Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES))
 
 
-class InferenceRequest(msgspec.Struct, frozen=True):
+class InferenceRequest(msgspec.Struct):
     """What routing and forwarding need of a request.
 
     `model` is None when the client named none. `usage_requested` is False only for a stream of chat or text
     completions that did not ask for usage: we must ask, and strip the frame. `session` is what the client
     calls its conversation or its user. `names_request`: the body carries a request id of its own. `salt` is what
     gives the prompt a cache of its own by its client's wish, `adapter` what the body names beside the model.
+    `prompt` becomes None when it has been hashed: it is long, and streams are.
     """
 
     endpoint: Endpoint
     model: str | None
     stream: bool
-    prompt: CanonicalPrompt
+    prompt: CanonicalPrompt | None
     usage_requested: bool = True
     session: str | None = None
     previous_response_id: str | None = None

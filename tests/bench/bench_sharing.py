@@ -1,8 +1,8 @@
 """What sharing costs: CPU per request of one gateway process that tells another of it; `make bench-sharing`.
 
-Two routers over the same four replicas, one of which serves and tells. Prompts of 64 blocks, the first half of them
-known. Prints µs of CPU a request, the median of many batches, for requests that end before their batch is sent (what cheap engines
-make of a 20 ms batch), for those that end in the next one, and for those that stream for long.
+Two routers over the same four replicas, one of which serves and tells. Prompts of 16 KB, the first half of them known,
+and caches that are full. Prints µs of CPU a request, the median of many batches, for requests that end before their
+batch is sent (as with cheap engines), for those that end in the next one, and for those that stream for long.
 """
 
 import argparse

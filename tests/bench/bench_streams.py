@@ -46,8 +46,7 @@ async def measure(router: Process, streams: int, size: int, chunks: int, gap_s: 
     await asyncio.sleep(SETTLE_S)
     before, tally = resident_bytes(router.pid), Tally()
     ends = await open_streams(router.port, requests(size, 3, stream=True), streams, tally)
-    while tally.begun + tally.dropped < streams:
-        await asyncio.sleep(0.05)
+    await tally.all_begun(streams)
     cpu_from, reads_from = cpu_us(router.pid), tally.reads
     await asyncio.sleep(max(gap_s, chunks * gap_s / 2))
     cpu_to, reads_to = cpu_us(router.pid), tally.reads
@@ -81,8 +80,7 @@ async def where(engines: list[int], streams: int, size: int) -> list[str]:
         gc.collect()
         tracemalloc.start(1)
         ends = await open_streams(port, requests(size, 3, stream=True), streams, tally)
-        while tally.begun + tally.dropped < streams:
-            await asyncio.sleep(0.05)
+        await tally.all_begun(streams)
         gc.collect()
         held = tracemalloc.take_snapshot().statistics("lineno")
         tracemalloc.stop()

@@ -24,6 +24,12 @@ def test_the_route_benchmark_prints_its_figures() -> None:
         assert figure in shown
 
 
+def test_the_sharing_benchmark_prints_its_figures() -> None:
+    shown = shown_by("bench_sharing.py", "--batches", "30")
+    for figure in ("end in the same batch", "end in the next", "stream for long", "encode", "to note one of them"):
+        assert figure in shown
+
+
 def test_the_gateway_benchmark_prints_its_figures() -> None:
     shown = json.loads(shown_by("bench_gateway.py", "--routers", "prefixgate", "--scale", "0.01", "--json"))
     assert [row["router"] for row in shown] == ["prefixgate"]

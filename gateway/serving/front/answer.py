@@ -61,6 +61,7 @@ class Answer:
         """
         self.started = True
         request = self.request
+        request.body = b""  # is not asked for again, and is long
         lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
         lines += [b"%b: %b" % pair for pair in headers]
         lines.append(b"date: " + self._line.date)

@@ -133,14 +133,15 @@ class Sharer:
         while True:
             try:
                 async with asyncio.timeout(ALIVE_EVERY_S):
-                    await self._something.wait()
+                    while not len(self._outbox):
+                        await self._something.wait()
+                        self._something.clear()
             except TimeoutError:
                 await self._append(self._outbox.alive(self._clock()))
             await self._tell_all()
             await asyncio.sleep(TELL_EVERY_S)
 
     async def _tell_all(self) -> None:
-        self._something.clear()
         while (batch := self._outbox.take(self._clock())) is not None:
             await self._append(batch)
 

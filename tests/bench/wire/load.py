@@ -34,10 +34,10 @@ def requests(size: int, seed: int, *, stream: bool = False) -> Iterator[bytes]:
         yield posted(b'%b"max_tokens":64,"messages":[%b,%b]' % (flag, system, user))
 
 
-def posted(fields: bytes) -> bytes:
-    """A whole request; `fields` are of its body, beside the model."""
+def posted(fields: bytes, headers: bytes = b"") -> bytes:
+    """A whole request; `fields` are of its body, beside the model, `headers` whole lines."""
     body = b'{"model":"%b",%b}' % (MODEL.encode(), fields)
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n" + headers
     return head + b"content-length: %d\r\n\r\n" % len(body) + body
 
 

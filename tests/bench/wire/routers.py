@@ -43,24 +43,30 @@ def started(command: Sequence[str], log: Path, *, announces: bool = True) -> Ite
 
 
 @contextmanager
-def upstreams(count: int, chunks: int, gap_ms: float, folder: Path, cache_blocks: int = 0) -> Iterator[list[Process]]:
-    """So many cheap engines."""
-    with ExitStack() as stack:
-        engines = []
-        for number in range(count):
-            pace = ["--chunks", str(chunks), "--gap-ms", str(gap_ms), "--cache-blocks", str(cache_blocks)]
-            command = [sys.executable, str(Path(__file__).with_name("upstream.py")), *pace]
-            process = stack.enter_context(started(command, folder / f"upstream-{number}.log"))
-            assert process.stdout is not None
-            engines.append(Process(process.pid, int(process.stdout.readline())))
-        yield engines
+def upstream(log: Path, **options: float) -> Iterator[Process]:
+    """A cheap engine; its options are the program's."""
+    flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    with started([sys.executable, str(Path(__file__).with_name("upstream.py")), *flags], log) as process:
+        assert process.stdout is not None
+        yield Process(process.pid, int(process.stdout.readline()))
 
 
 @contextmanager
-def prefixgate(engines: Sequence[int], folder: Path, workers: int = 1) -> Iterator[Process]:
-    """Ours with everything on: policy `ttft`, metrics, usage asked for and taken out again."""
-    fleet = [part for port in engines for part in ("--vllm", f"http://127.0.0.1:{port}")]
-    command = [sys.executable, "-m", "gateway", "serve", *fleet, "--port", "0", "--admin-port", "0"]
+def upstreams(count: int, chunks: int, gap_ms: float, folder: Path, cache_blocks: int = 0) -> Iterator[list[Process]]:
+    """So many cheap engines."""
+    with ExitStack() as stack:
+        options = {"chunks": chunks, "gap_ms": gap_ms, "cache_blocks": cache_blocks}
+        logs = [folder / f"upstream-{number}.log" for number in range(count)]
+        yield [stack.enter_context(upstream(log, **options)) for log in logs]
+
+
+@contextmanager
+def prefixgate(engines: Sequence[int], folder: Path, workers: int = 1, tables: str = "") -> Iterator[Process]:
+    """Ours with everything on: policy `ttft`, metrics, usage asked for and taken out again; `tables` of its file."""
+    urls = ", ".join(f'"http://127.0.0.1:{port}"' for port in engines)
+    file = folder / "prefixgate.toml"
+    file.write_text(f'[[pools]]\nname = "p"\nengine = "vllm"\nreplicas = [{urls}]\n{tables}')
+    command = [sys.executable, "-m", "gateway", "serve", "--config", str(file), "--port", "0", "--admin-port", "0"]
     command += ["--workers", str(workers)]
     with started(command, folder / "prefixgate.log") as process:
         assert process.stdout is not None

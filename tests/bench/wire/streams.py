@@ -21,6 +21,11 @@ class Tally:
     refused: int = 0
     dropped: int = 0
 
+    async def all_begun(self, count: int) -> None:
+        """Wait until so many have begun, or will not."""
+        while self.begun + self.dropped < count:  # noqa: ASYNC110 - thousands of them have no one event
+            await asyncio.sleep(0.05)
+
 
 class _Stream(asyncio.Protocol):
     """One connection and its one stream."""

@@ -1,7 +1,8 @@
 """A cheap engine: answers every POST at once from bytes made before, or streams chunks at a pace.
 
 Prints its port. Knows just enough of vLLM and SGLang for gateways to take it for a healthy replica of the model `m`.
-With `--cache-blocks` it remembers that many blocks of what it was asked, and says what of a prompt it had seen.
+With `--cache-blocks` it remembers that many blocks of what it was asked, and says what of a prompt it had seen. It
+fails where a body says so (FAIL, BREAK).
 """
 
 import argparse
@@ -16,6 +17,9 @@ from uvloop import new_event_loop
 
 MODEL = "m"
 BLOCK_BYTES = 1024
+FAIL = b'"bench":"fail"'
+BREAK = b'"bench":"break"'
+"""Members of a body: to be answered with status 500, with a stream that breaks off."""
 _HEAD = b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n\r\n"
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _PAGES = {
@@ -91,8 +95,9 @@ class Cache:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, cache: Cache, chunks: int, gap_s: float) -> None:
+    def __init__(self, cache: Cache, chunks: int, gap_s: float, kv_tokens: int) -> None:
         self._cache = cache
+        self._kv_tokens = kv_tokens
         self._chunks = chunks
         self._gap_s = gap_s
         self._received = bytearray()
@@ -123,14 +128,24 @@ class _Connection(asyncio.Protocol):
         assert transport is not None
         if line[0] == b"POST":
             cached_bytes = self._cache.take(body)
-            if b'"stream":true' in body.replace(b'"stream": true', b'"stream":true'):
+            if FAIL in body:
+                transport.write(_HEAD % (500, b"Failed", b"application/json", 2) + b"{}")
+            elif BREAK in body:
+                transport.write(_STREAM_HEAD + _CONTENT)
+                transport.close()
+            elif b'"stream":true' in body.replace(b'"stream": true', b'"stream":true'):
                 stream = asyncio.get_running_loop().create_task(self._stream(transport, len(body), cached_bytes))
                 self._streams.add(stream)
                 stream.add_done_callback(self._streams.discard)
             else:
                 transport.write(_answer(len(body), cached_bytes))
             return
-        page = _PAGES.get(line[1].split(b"?")[0])
+        path = line[1].split(b"?")[0]
+        if path == b"/metrics" and self._kv_tokens:
+            told = b'vllm:cache_config_info{block_size="16",num_gpu_blocks="%d"} 1\n' % (self._kv_tokens // 16)
+            transport.write(_HEAD % (200, b"OK", b"text/plain", len(told)) + told)
+            return
+        page = _PAGES.get(path)
         text = b"" if page is None else json.dumps(page).encode()
         status = (404, b"Not Found") if page is None else (200, b"OK")
         transport.write(_HEAD % (*status, b"application/json", len(text)) + text)
@@ -151,9 +166,12 @@ def _content_length(head: bytes) -> int:
     return int(lower[at + 17 :].split(b"\r\n", 1)[0])
 
 
-async def _run(cache: Cache, chunks: int, gap_s: float) -> None:
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(cache, chunks, gap_s), "127.0.0.1", 0, backlog=4096)
+async def _run(options: argparse.Namespace) -> None:
+    loop, cache = asyncio.get_running_loop(), Cache(options.cache_blocks)
+    pace = options.chunks, options.gap_ms / 1000
+    server = await loop.create_server(
+        lambda: _Connection(cache, *pace, options.kv_tokens), "127.0.0.1", options.port, backlog=4096
+    )
     print(server.sockets[0].getsockname()[1], flush=True)
     ended = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
@@ -166,6 +184,8 @@ if __name__ == "__main__":
     parser.add_argument("--chunks", type=int, default=100)
     parser.add_argument("--gap-ms", type=float, default=20.0)
     parser.add_argument("--cache-blocks", type=int, default=0, help=f"of {BLOCK_BYTES} bytes each")
+    parser.add_argument("--kv-tokens", type=int, default=0, help="that its cache is said to hold; 0: says nothing")
+    parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
     with suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_run(Cache(options.cache_blocks), options.chunks, options.gap_ms / 1000))
+        runner.run(_run(options))
