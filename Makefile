@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo matrix test lint test-vllm bench bench-peers bench-workers bench-index bench-route bench-sharing live-vs-simulated clean
+.PHONY: help demo matrix test lint test-vllm bench bench-peers bench-workers bench-index bench-route bench-sharing bench-streams bench-soak live-vs-simulated clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -63,6 +63,12 @@ bench-sharing: $(VENV)/dev.stamp  ## what a request costs the other processes th
 
 bench-workers: $(VENV)/dev.stamp  ## one worker and two: throughput, CPU, hit rate (BENCH_ARGS='--scale 0.3')
 	@$(BIN)/python tests/bench/bench_workers.py $(BENCH_ARGS)
+
+bench-streams: $(VENV)/dev.stamp  ## 5,000 streams that mostly wait: memory of each, CPU per chunk (BENCH_ARGS='--streams 1000 --where')
+	@$(BIN)/python tests/bench/bench_streams.py $(BENCH_ARGS)
+
+bench-soak: $(VENV)/dev.stamp  ## five minutes of every kind of traffic: does memory stay flat? (BENCH_ARGS='--minutes 60')
+	@$(BIN)/python tests/bench/bench_soak.py $(BENCH_ARGS)
 
 PEERS := sglang-router vllm-router smg
 bench-peers: $(VENV)/dev.stamp $(PEERS:%=.venv-peers/%/installed)  ## the same, beside other routers (first run installs them into .venv-peers)

@@ -123,7 +123,8 @@ class Gateway:
 
     def notices(self) -> list[str]:
         """What an operator should know of the gateway itself: sentences."""
-        return self.config.notices() + (self.journal.notices() if self.journal is not None else [])
+        sharing = self.sharer.notices if self.sharer is not None else []
+        return self.config.notices() + (self.journal.notices() if self.journal is not None else []) + sharing
 
     def warnings(self, snapshot: Snapshot) -> dict[str, list[str]]:
         """By replica that is up: what is missing or differs from the configuration, and what to do about it."""

@@ -24,7 +24,7 @@ from wire.routers import Process, prefixgate, upstream
 
 CONNECTIONS = 64
 ENGINE = {"chunks": 10, "gap_ms": 5.0, "cache_blocks": 8_000, "kv_tokens": 1_000_000}
-MOST_MIB_PER_100K = 1.0
+MOST_MIB_PER_100K = 3.0
 NOISE_MIB = 3.0
 TOLERATED = (502, 503)
 """What a request may get whose engine is restarted, as long as few do."""
@@ -87,13 +87,13 @@ async def soak(
                 return samples, tally
 
 
-def complaints(samples: list[Sample], tally: Tally) -> list[str]:
+def complaints(samples: list[Sample], tally: Tally, most_mib: float) -> list[str]:
     """What is not as it should be."""
     *running, rest = samples
     half = [one for one in running if one.requests >= rest.requests / 2]
     grown, requests = slope(half), half[-1].requests - half[0].requests
     found = []
-    if grown * requests / 100_000 > NOISE_MIB + MOST_MIB_PER_100K * requests / 100_000:
+    if grown * requests / 100_000 > NOISE_MIB + most_mib * requests / 100_000:
         found.append(f"memory grows by {grown:.1f} MiB for each 100,000 requests")
     odd = {key: count for key, count in tally.surprises.items() if key[1] not in TOLERATED}
     if odd:
@@ -111,6 +111,7 @@ def main(arguments: list[str] | None = None, show: Callable[[str], None] = print
     parser.add_argument("--minutes", type=float, default=5.0, help="at most")
     parser.add_argument("--requests", type=int, default=10_000_000, help="at most")
     parser.add_argument("--restart-s", type=float, default=15.0, help="between restarts of an engine")
+    parser.add_argument("--most-mib", type=float, default=MOST_MIB_PER_100K, help="of growth for 100,000 requests")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
@@ -120,7 +121,7 @@ def main(arguments: list[str] | None = None, show: Callable[[str], None] = print
         router = stack.enter_context(prefixgate(engines.ports, folder, tables=journal))
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             samples, tally = runner.run(soak(router, engines, options.requests, options.minutes, options.restart_s))
-    wrong = complaints(samples, tally)
+    wrong = complaints(samples, tally, options.most_mib)
     half = [one for one in samples if one.requests >= samples[-1].requests / 2]
     if options.json:
         ends = {f"{kind}: {status}": count for (kind, status), count in sorted(tally.ends.items())}

@@ -26,7 +26,7 @@ def test_the_route_benchmark_prints_its_figures() -> None:
 
 def test_the_sharing_benchmark_prints_its_figures() -> None:
     shown = shown_by("bench_sharing.py", "--batches", "30")
-    for figure in ("end in the same batch", "end in the next", "stream for long", "encode", "to note one of them"):
+    for figure in ("end before they are told", "end a batch later", "end many batches later", "to note one of them"):
         assert figure in shown
 
 
@@ -35,6 +35,23 @@ def test_the_gateway_benchmark_prints_its_figures() -> None:
     assert [row["router"] for row in shown] == ["prefixgate"]
     for figure in ("cpu_us_1kb", "cpu_us_16kb", "cpu_us_100kb", "cpu_us_per_chunk", "memory_start_mib"):
         assert shown[0][figure] > 0
+
+
+def test_the_streams_benchmark_prints_its_figures() -> None:
+    small = ("--streams", "50", "--chunks", "3", "--gap-s", "0.2", "--size", "2000", "--most-kib", "10000")
+    shown = json.loads(shown_by("bench_streams.py", *small, "--json"))
+    assert (shown["whole"], shown["different"], shown["refused"], shown["dropped"]) == (50, 0, 0, 0)
+    assert shown["cpu_us_per_chunk"] > 0
+    assert "together" in shown_by("bench_streams.py", *small, "--where")
+
+
+def test_the_soak_prints_its_figures() -> None:
+    shown = json.loads(
+        shown_by("bench_soak.py", "--requests", "3000", "--restart-s", "2", "--most-mib", "1000", "--json")
+    )
+    assert shown["wrong"] == []
+    assert sum(shown["ends"].values()) == 3000
+    assert shown["samples"][-1]["index_blocks"] > 0
 
 
 def test_the_workers_benchmark_prints_its_figures() -> None:

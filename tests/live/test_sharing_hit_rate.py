@@ -15,7 +15,7 @@ from engines.simulated.settings import SimulatorSettings
 MODEL = "deepseek-v4-flash"
 SHAPE = Shape(sessions=60, turns=5, systems=4, system_words=400, document_words=600, live_sessions=24)
 AT_A_TIME = 6
-THINK_S = 0.05
+THINK_S = 0.1
 """Between an answer and the next question; longer than news takes to the other gateway, shorter than people take."""
 
 

@@ -69,6 +69,11 @@ class Sharer:
             self._snapshot,
         )
 
+    @property
+    def notices(self) -> list[str]:
+        """What an operator should know now."""
+        return [] if self._connected else [f"nothing is shared with other gateways: {self._reason}"]
+
     async def start(self) -> None:
         """Begin, with what others know if they tell it soon enough."""
         self._tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._watch())]

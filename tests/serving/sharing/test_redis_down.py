@@ -143,6 +143,7 @@ async def test_a_wrong_password_is_said_and_never_shown(caplog: pytest.LogCaptur
                 page = (await http.get("/api/snapshot")).json()
     sharing = page["gateway"]["sharing"]
     assert sharing["connected"] is False
+    assert f"nothing is shared with other gateways: {sharing['reason']}" in page["gateway"]["notices"]
     assert "password" in sharing["reason"]
     assert "hunter2" not in str(page) + caplog.text
 

@@ -102,7 +102,7 @@ async def test_it_is_known_within_a_few_hundredths_of_a_second(connect: Connect)
                 while not two.cached(text):  # noqa: ASYNC110 - what is waited for has no event
                     await asyncio.sleep(0.001)
             delays.append(time.monotonic() - began)
-        assert sorted(delays)[10] < 0.1
+        assert sorted(delays)[10] < 0.2
 
 
 async def test_a_latecomer_begins_with_the_snapshot_and_what_came_after(
@@ -194,7 +194,7 @@ async def test_a_long_backlog_lets_requests_through(connect: Connect) -> None:
                 await asyncio.sleep(0)
                 now = time.monotonic()
                 longest, last = max(longest, now - last), now
-        assert longest < 0.2
+        assert longest < 0.5
 
 
 # ── a channel that does not work ─────────────────────────────────────────────────────────────────
