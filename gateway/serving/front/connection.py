@@ -1,4 +1,4 @@
-"""One client's connection: bytes become requests, which are answered in order, one at a time; does I/O.
+"""One client's connection: its requests are answered in order, one at a time; does I/O.
 
 An `asyncio.Protocol` that uvicorn is given in place of its own, so that a request's bytes cross as few layers as
 can be. Whoever serves the requests is the connection's `Port`.
@@ -9,40 +9,30 @@ from collections import deque
 from collections.abc import Coroutine
 from inspect import CORO_CREATED, getcoroutinestate
 from math import inf
-from typing import Final, NoReturn, cast
+from typing import Final, cast
 
-import httptools
 from uvicorn import Config as UvicornConfig
 from uvicorn.server import ServerState
 
-from gateway.errors import GatewayError, Origin, bad_request
+from gateway.errors import GatewayError, Origin
 from gateway.serving.front.answer import Answer
 from gateway.serving.front.port import Port
+from gateway.serving.front.reader import RequestReader
 from gateway.serving.front.request import HttpRequest
-from gateway.serving.headers import HeaderList
 
-HEAD_BYTES: Final = 64 * 1024
-"""The longest head of a request."""
 LINGER_S: Final = 2.0
 """How long a client that was cut off may take to read why."""
-FRAMING_RATE: Final = 16
-"""Bytes of framing (chunk sizes, their extensions, trailers) that each byte of a body may cost."""
 PIPELINED: Final = 32
 PIPELINED_BYTES: Final = 256 * 1024
 """How many requests, and how much of bodies, may wait for their turn before a client has to."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class _CutOff(Exception):  # noqa: N818 - it is thrown at the parser, which has to stop where a request is refused
-    pass
-
-
-class ClientConnection(asyncio.Protocol):
-    """Reads requests, has each served by a task of its own, and ends that task when the client leaves."""
+class ClientConnection(RequestReader, asyncio.Protocol):
+    """Has each request served by a task of its own, and ends that task when the client leaves."""
 
     __slots__ = (
-        "_answer", "_clear", "_deaf", "_head_bytes", "_headers", "_last", "_loop", "_owes_continue", "_parser",
-        "_parts", "_paused", "_port", "_request", "_size", "_state", "_task", "_transport", "_upgrading", "_whole",
+        "_answer", "_clear", "_last", "_loop", "_owes_continue", "_paused", "_state", "_task", "_transport", "_whole",
         "congested", "deadline",
     )  # fmt: skip
 
@@ -50,25 +40,17 @@ class ClientConnection(asyncio.Protocol):
         self, port: Port, config: UvicornConfig, server_state: ServerState, app_state: object, _loop: object = None
     ) -> None:
         del config, app_state, _loop
+        super().__init__(port)
         self.deadline = inf
         """When the client has taken too long for what it is doing, by the loop's clock."""
         self.congested = False
-        self._port = port
         self._state = server_state
         self._loop = port.loop
         self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpRequestParser(self)
-        self._request: HttpRequest | None = None  # the one being read
-        self._upgrading: HttpRequest | None = None  # one that asks for another protocol
-        self._headers: HeaderList = []
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._head_bytes = 0
         self._whole: deque[HttpRequest] = deque()  # read, and not yet begun
         self._answer: Answer | None = None  # of the one being served
         self._task: asyncio.Task[None] | None = None
         self._owes_continue = False
-        self._deaf = False  # nothing that comes is read any more
         self._last = False  # the server stops: what has come is answered, and no more
         self._paused = False
         self._clear: asyncio.Future[None] | None = None
@@ -106,23 +88,6 @@ class ClientConnection(asyncio.Protocol):
         if self._answer is not None and self._transport is not None:
             self._transport.abort()  # a client that sends no more has left
 
-    def data_received(self, data: bytes) -> None:
-        if self._deaf:
-            return
-        self._head_bytes += len(data)
-        while True:
-            try:
-                self._parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                data = self._declined() + data[upgrade.args[0] :]
-                continue
-            except httptools.HttpParserError as error:
-                self._cut_off(bad_request(f"this is not valid HTTP/1.1: {error}", code="invalid_http"))
-                return
-            break
-        if self._head_bytes > HEAD_BYTES + FRAMING_RATE * self._size and self._request is not None:
-            self._cut_off(_head_too_long())
-
     def pause_writing(self) -> None:
         self.congested = True
         self.deadline = self._loop.time() + self._port.limits.client_body_s
@@ -139,66 +104,17 @@ class ClientConnection(asyncio.Protocol):
         if self._answer is not None and self._answer.on_cleared is not None:
             self._answer.on_cleared()
 
-    # ── httptools ────────────────────────────────────────────────────────────────────────────────
+    # ── requests, as they are read ───────────────────────────────────────────────────────────────
 
-    def on_message_begin(self) -> None:
-        self._request = HttpRequest(self._port.clock())
-        self._headers = []
+    def _allow(self, seconds: float) -> None:
         if self._answer is None and not self.congested:
-            self.deadline = self._loop.time() + self._port.limits.client_head_s
+            self.deadline = self._loop.time() + seconds
 
-    def on_url(self, url: bytes) -> None:
-        if self._request is not None:
-            self._request.target += url
+    def _body_held_back(self) -> None:
+        self._owes_continue = True
+        self._continue()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        request, parser = self._request, self._parser
-        if request is None:
-            return
-        headers = request.headers = self._headers
-        self._headers = []  # what follows the body are trailers, which nobody needs
-        headers.reverse()
-        request.fields = dict(headers)  # of several of a name, the first
-        headers.reverse()
-        request.method = parser.get_method().decode("ascii")
-        request.keep_alive = parser.should_keep_alive()
-        version = parser.get_http_version()
-        if version != "1.1":
-            if version != "1.0":
-                self._refuse(bad_request("only HTTP/1.0 and 1.1 are spoken here", code="http_version", status=505))
-            request.http_1_0 = True
-            request.keep_alive &= b"transfer-encoding" not in request.fields  # who sends that may mean another end
-        if self._head_bytes > HEAD_BYTES and _head_size(request) > HEAD_BYTES:
-            self._refuse(_head_too_long())
-        if b"upgrade" in request.fields and parser.should_upgrade():
-            self._request, self._upgrading = None, request
-            return
-        refusal = self._port.refusal(request)
-        if refusal is not None:
-            self._refuse(refusal)
-        if self._answer is None and not self.congested:
-            self.deadline = self._loop.time() + self._port.limits.client_body_s
-        if b"expect" in request.fields and not request.http_1_0:
-            self._owes_continue = True
-            self._continue()
-
-    def on_body(self, body: bytes) -> None:
-        self._parts.append(body)
-        self._size += len(body)
-        if self._size > self._port.max_body_bytes:
-            self._refuse(self._port.too_long())
-
-    def on_message_complete(self) -> None:
-        request = self._request
-        if request is None:
-            return
-        parts = self._parts
-        request.body = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._parts, self._size, self._head_bytes = [], 0, 0
-        self._request = None
+    def _received(self, request: HttpRequest) -> None:
         self._owes_continue = False
         if self._answer is None and not self.congested:
             self._begin(request)
@@ -279,20 +195,6 @@ class ClientConnection(asyncio.Protocol):
             self.send(_CONTINUE)
 
     # ── ends ─────────────────────────────────────────────────────────────────────────────────────
-
-    def _declined(self) -> bytes:
-        """The head of a request that asked for another protocol, without that wish: it is read again as HTTP/1.1.
-
-        The parser takes what follows such a head for the other protocol, even where it is the body.
-        """
-        request, self._upgrading = self._upgrading, None
-        self._parser = httptools.HttpRequestParser(self)
-        return b"" if request is None else request.head_without(b"upgrade")
-
-    def _refuse(self, error: GatewayError) -> NoReturn:
-        """Cut off from within the parser, which must not go on."""
-        self._cut_off(error)
-        raise _CutOff
 
     def _cut_off(self, error: GatewayError) -> None:
         """Answer the request being read, or what should have been one, with an error; then read no more."""
@@ -382,15 +284,6 @@ class ClientConnection(asyncio.Protocol):
                 self._close(self._transport)
         elif hurry:
             self._cut_off(_stopping())
-
-
-def _head_size(request: HttpRequest) -> int:
-    return len(request.target) + sum(len(name) + len(value) + 4 for name, value in request.headers)
-
-
-def _head_too_long() -> GatewayError:
-    message = f"the request's head is longer than {HEAD_BYTES} bytes"
-    return bad_request(message, code="request_header_fields_too_large", status=431)
 
 
 def _stopping() -> GatewayError:

@@ -7,7 +7,7 @@ from fake_engine import COMPLETION, fake_engine, http_chunk
 from gateways import at_rest, chat_bytes, gateway_over, outcomes, until
 from raw_client import post_head, raw_client
 
-from gateway.serving.front.connection import FRAMING_RATE, HEAD_BYTES
+from gateway.serving.front.reader import FRAMING_RATE, HEAD_BYTES
 
 BODY = chat_bytes()
 TOO_LONG_HEAD = (431, "request_header_fields_too_large")
