@@ -82,17 +82,23 @@ def _peer(name: str, *command: str) -> "Router":
 
     @contextmanager
     def run(engines: Sequence[int], folder: Path) -> Iterator[Process]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = _free_port()
         urls = [f"http://127.0.0.1:{engine}" for engine in engines]
-        options = ["--worker-urls", *urls, "--policy", "cache_aware", "--host", "127.0.0.1", "--port", str(port)]
+        options = ["--worker-urls", *urls, "--policy", "cache_aware", "--host", "127.0.0.1"]
+        options += ["--port", str(port), "--prometheus-port", str(_free_port())]  # by default all share one
         log = folder / f"{name}.log"
         with started([str(program), *command[1:], *options], log, announces=False) as process:
             _await_answer(process, port, log)
             yield Process(process.pid, port)
 
     return Router(name, run, program)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _await_answer(process: subprocess.Popen[str], port: int, log: Path) -> None:
