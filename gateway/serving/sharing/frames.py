@@ -5,9 +5,9 @@ from typing import Final
 
 import msgspec
 
+from gateway.serving.framing import read_framed, write_framed
 from gateway.serving.sharing.channel import Kept, News
 
-_HEAD_BYTES: Final = 4
 _MOST_BYTES: Final = 1 << 28
 
 
@@ -80,16 +80,15 @@ class Wire:
 
     async def send(self, frame: Frame) -> None:
         """Say something; waits while the other end is too slow. Raises ConnectionError once it is gone."""
-        body = _ENCODER.encode(frame)
-        self._writer.write(len(body).to_bytes(_HEAD_BYTES, "big") + body)
+        write_framed(self._writer, _ENCODER.encode(frame))
         await self._writer.drain()
 
     async def receive(self) -> Frame | None:
         """What the other end says next; None once it is gone, or says what is no frame."""
+        message = await read_framed(self._reader, _MOST_BYTES)
         try:
-            size = int.from_bytes(await self._reader.readexactly(_HEAD_BYTES), "big")
-            return _DECODER.decode(await self._reader.readexactly(size)) if size <= _MOST_BYTES else None
-        except (asyncio.IncompleteReadError, ConnectionError, msgspec.MsgspecError):
+            return None if message is None else _DECODER.decode(message)
+        except msgspec.MsgspecError:
             return None
 
     def close(self) -> None:

@@ -7,9 +7,9 @@ from typing import Final
 import msgspec
 
 from gateway.config import Config
+from gateway.serving.framing import read_framed, write_framed
 from gateway.serving.process_figures import Family
 
-_HEAD_BYTES: Final = 4
 _MOST_BYTES: Final = 1 << 28
 
 
@@ -123,18 +123,12 @@ class Line:
 
     def send(self, message: Message) -> None:
         """Say something; never waits, as little is said and the other end always listens."""
-        body = _ENCODER.encode(message)
-        self._writer.write(len(body).to_bytes(_HEAD_BYTES, "big") + body)
+        write_framed(self._writer, _ENCODER.encode(message))
 
     async def receive(self) -> Message | None:
         """What the other end says next; None once it is gone."""
-        try:
-            size = int.from_bytes(await self._reader.readexactly(_HEAD_BYTES), "big")
-            if size > _MOST_BYTES:
-                return None
-            return _DECODER.decode(await self._reader.readexactly(size))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return None
+        message = await read_framed(self._reader, _MOST_BYTES)
+        return None if message is None else _DECODER.decode(message)
 
     def close(self) -> None:
         """Hang up."""
