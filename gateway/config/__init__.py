@@ -1,0 +1,22 @@
+"""The configuration: one TOML file, a module for each group of its tables."""
+
+from gateway.config.file import Config, build, load, parse
+from gateway.config.pools import TOKENIZER, EventsConfig, PoolConfig
+from gateway.config.section import ConfigError, nearest
+from gateway.config.server import ServerConfig, TimeoutsConfig
+from gateway.config.storage import JournalConfig
+
+__all__ = [
+    "TOKENIZER",
+    "Config",
+    "ConfigError",
+    "EventsConfig",
+    "JournalConfig",
+    "PoolConfig",
+    "ServerConfig",
+    "TimeoutsConfig",
+    "build",
+    "load",
+    "nearest",
+    "parse",
+]

@@ -1,0 +1,99 @@
+"""The file: its tables together, read and checked whole before anything uses them; reads it, otherwise pure."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import msgspec
+
+from gateway.config.pools import PoolConfig, check_pools
+from gateway.config.routing import (
+    ExperimentConfig,
+    PollingConfig,
+    RoutingConfig,
+    check_experiment,
+    check_routing,
+)
+from gateway.config.section import ConfigError, Section, nearest
+from gateway.config.server import ServerConfig, TimeoutsConfig, check_seconds, check_server
+from gateway.config.storage import JournalConfig, StateConfig, check_journal, check_redis
+
+
+class Config(Section, frozen=True):
+    """The whole file."""
+
+    pools: list[PoolConfig]
+    server: ServerConfig = ServerConfig()
+    routing: RoutingConfig = RoutingConfig()
+    timeouts: TimeoutsConfig = TimeoutsConfig()
+    polling: PollingConfig = PollingConfig()
+    experiments: list[ExperimentConfig] = msgspec.field(default_factory=list)
+    state: StateConfig = StateConfig()
+    journal: JournalConfig = JournalConfig()
+
+    def notices(self) -> list[str]:
+        """What the file asks for that this version does not do yet."""
+        notices = []
+        if self.experiments:
+            notices.append("[[experiments]] are read but not run by this version: traffic is not split")
+        return notices
+
+
+def load(path: Path) -> Config:
+    """Read and check a file. Raises ConfigError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        return parse(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def parse(text: str) -> Config:
+    """Check a TOML text. Raises ConfigError."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not valid TOML: {error}") from error
+    return build(data)
+
+
+def build(data: dict[str, Any]) -> Config:
+    """Check the tables of a file. Raises ConfigError."""
+    _refuse_unknown(data, Config, "")
+    try:
+        config = msgspec.convert(data, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error).replace("`$.", "`").replace("Object missing required", "missing")) from error
+    _check(config)
+    return config
+
+
+def _refuse_unknown(data: Any, section: type[Section], where: str) -> None:
+    """Name the first unknown key and the nearest valid one, section by section."""
+    if not isinstance(data, dict):
+        return
+    hints = get_type_hints(section)
+    for key, value in data.items():
+        if key not in section.__struct_fields__:
+            place = f"in [{where}]" if where else "at the top level"
+            raise ConfigError(f"unknown key `{key}` {place}{nearest(key, list(section.__struct_fields__))}")
+        for inner in (hints[key], *get_args(hints[key])):
+            if isinstance(inner, type) and issubclass(inner, Section):
+                for item in value if isinstance(value, list) else [value]:
+                    _refuse_unknown(item, inner, f"{where}.{key}" if where else key)
+
+
+def _check(config: Config) -> None:
+    """What types cannot say."""
+    check_server(config.server)
+    check_routing(config.routing)
+    check_seconds("timeouts", config.timeouts)
+    check_seconds("polling", config.polling)
+    check_journal(config.journal)
+    check_redis(config.state.redis_url)
+    check_pools(config.pools)
+    for experiment in config.experiments:
+        check_experiment(experiment, [pool.name for pool in config.pools])
