@@ -11,13 +11,20 @@ from gateway.routing.chain import PrefixChain
 ANONYMOUS: Final = "anonymous"
 
 
+class Priority(StrEnum):
+    """Who waits for a request: a person, or nobody for now."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
 class RouteRequest(msgspec.Struct, frozen=True, gc=False):
     """All that routing may know of a request. `model` None: the client named none.
 
     `chain` is of the prompt's text, `token_chains` of its token ids, in the forms that replicas are followed by, as
     far as they are known. `session` is the session affinity unit; `response_id` names a stored Responses object
     that only its replica can continue; `tried` are replicas that failed this request already; `tenant` is whoever
-    the request is counted for.
+    the request is counted for. `deadline_s` is the client's own limit to the wait for a first token, from accept.
     """
 
     request_id: str
@@ -32,6 +39,8 @@ class RouteRequest(msgspec.Struct, frozen=True, gc=False):
     pinned_pool: str | None = None
     pinned_replica: str | None = None
     tried: frozenset[str] = frozenset()
+    priority: Priority = Priority.INTERACTIVE
+    deadline_s: float | None = None
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
@@ -77,6 +86,8 @@ class RejectionReason(StrEnum):
     UNKNOWN_PIN = "unknown_pin"
     NO_REPLICA = "no_replica"
     ALL_TRIED = "all_tried"
+    QUEUE_FULL = "queue_full"
+    QUEUE_DEADLINE = "queue_deadline"
 
 
 class Rejection(msgspec.Struct, frozen=True):

@@ -59,10 +59,14 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
 
 
 class AttemptFailed(msgspec.Struct, frozen=True, gc=False):
-    """The attempt died before its first byte, and the request goes on to another replica or to `Refused`."""
+    """The attempt died before its first byte, and the request goes on to another replica or to `Refused`.
+
+    `overloaded`: the engine refused it as it has too much to do.
+    """
 
     ticket: int
     at: float
+    overloaded: bool = False
 
 
 class Withdrawn(msgspec.Struct, frozen=True):

@@ -26,6 +26,7 @@ from gateway.routing.facts import (
 from gateway.routing.fleet import Booking, Fleet, Replica, ReplicaState
 from gateway.routing.lessons import confirmed_blocks, surprises
 from gateway.routing.outbox import Outbox
+from gateway.routing.output_sizes import OutputSizes
 from gateway.routing.reuse import Reuse
 from gateway.routing.scoreboard import Scoreboard, Series
 
@@ -37,11 +38,20 @@ CacheFact = CacheEvents | CacheFenced | CacheSynced | CacheLost | CacheReset
 class Learner:
     """Takes the facts that follow decisions. `block_bytes` is the block of text chains."""
 
-    def __init__(self, fleet: Fleet, beliefs: Beliefs, reuse: Reuse, scoreboard: Scoreboard, block_bytes: int) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        beliefs: Beliefs,
+        reuse: Reuse,
+        scoreboard: Scoreboard,
+        sizes: OutputSizes,
+        block_bytes: int,
+    ) -> None:
         self._fleet = fleet
         self._beliefs = beliefs
         self._reuse = reuse
         self._scoreboard = scoreboard
+        self._sizes = sizes
         self._block_bytes = block_bytes
         self._tickets: dict[int, Replica] = {}
         self.outbox: Outbox | None = None
@@ -90,6 +100,8 @@ class Learner:
                     if self.outbox is not None:
                         self.outbox.first_token(fact.ticket, fact.at)
             case AttemptFailed():
+                if fact.overloaded:
+                    replica.capacity.refused(len(replica.bookings), fact.at)
                 self.ended(replica, booking, fact.at, completed=False)
                 series.retries += 1
                 if self.outbox is not None:
@@ -108,6 +120,7 @@ class Learner:
 
     def _count(self, series: Series, booking: Booking, usage: Usage, replica: Replica) -> None:
         """Count a request's tokens by the engine's word."""
+        self._sizes.learn(booking.tenant, usage.completion_tokens)
         delivered = _delivered(replica, usage)
         series.used(booking, usage, delivered)
         if delivered is not None:
@@ -203,6 +216,7 @@ class Learner:
                 self._fleet.list_models()
                 replica.description = fact.description
                 replica.reports_cached_tokens |= bool(fact.description.reports_cached_tokens)
+                replica.capacity.states(fact.description.max_running_requests)
                 self._resize(replica, fact.description.kv_capacity_tokens)
             case ReplicaDown():
                 replica.state, replica.reason = ReplicaState.DOWN, fact.reason
@@ -210,6 +224,7 @@ class Learner:
             case ReplicaRestarted():
                 self._beliefs.restarted(replica.cache)
                 self._reuse.forget(replica.slot)
+                replica.capacity.restarted()
                 replica.reports_cached_tokens = False  # the new process may be set up otherwise
             case LoadReported():
                 replica.reported(fact.report, fact.at)
