@@ -7,6 +7,7 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 
 from gateway.config.pools import PoolConfig, check_pools
+from gateway.config.queue import QueueConfig, check_queue
 from gateway.config.routing import (
     ExperimentConfig,
     PollingConfig,
@@ -25,6 +26,7 @@ class Config(Section, frozen=True):
     pools: list[PoolConfig]
     server: ServerConfig = ServerConfig()
     routing: RoutingConfig = RoutingConfig()
+    queue: QueueConfig = QueueConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
     polling: PollingConfig = PollingConfig()
     experiments: list[ExperimentConfig] = msgspec.field(default_factory=list)
@@ -90,6 +92,7 @@ def _check(config: Config) -> None:
     """What types cannot say."""
     check_server(config.server)
     check_routing(config.routing)
+    check_queue(config.queue)
     check_seconds("timeouts", config.timeouts)
     check_seconds("polling", config.polling)
     check_journal(config.journal)

@@ -11,6 +11,7 @@ from gateway.routing.histogram import SECONDS, Histogram
 from gateway.routing.holding import HeldRequest, HeldRequests, LineKey
 from gateway.routing.output_sizes import OutputSizes
 from gateway.routing.queue_limits import QueueLimits
+from gateway.routing.queue_view import PriorityView, QueueView
 
 HEADROOM: Final = 0.8
 """A request may wait if it is expected to be sent within this share of the time that it has."""
@@ -171,6 +172,22 @@ class Admission:
         if len(self._expiries) > 2 * len(self.held) + _STALE:
             self._expiries = [one for one in self._expiries if self.held.get(one[1]) is not None]
             heapify(self._expiries)
+
+    def view(self, now: float) -> QueueView:
+        """What is shown of it."""
+        drain = {model: flow.rate.per_s(now) for model, flow in self._flows.items() if not flow.is_empty}
+        return QueueView(tuple(self._priority_view(priority) for priority in Priority), drain)
+
+    def _priority_view(self, priority: Priority) -> PriorityView:
+        held = [one for key, line in self.held.lines.items() if key[0] is priority for _, one in line.waiting]
+        return PriorityView(
+            priority,
+            len(held),
+            sum(one.prompt_tokens for one in held),
+            len({one.request.tenant for one in held}),
+            {str(reason): count for (reason, of), count in self.shed.items() if of is priority},
+            self.waits[priority].copy(),
+        )
 
     # ── refusals ─────────────────────────────────────────────────────────────────────────────────
 

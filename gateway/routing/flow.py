@@ -56,6 +56,11 @@ class Flow:
             if not self._parts:
                 self.rate.stop(now)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody waits for it."""
+        return not self._parts
+
     def wait_s(self, line: LineKey, limits: QueueLimits, now: float) -> float:
         """How long the line's next request would wait."""
         part = self._parts.get(line)

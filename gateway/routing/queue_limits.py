@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
+from typing import Final
 
 from gateway.routing.decision import Priority
 
@@ -35,3 +36,6 @@ class QueueLimits:
     def share(self, priority: Priority) -> float:
         """Of the tokens, while requests of the other priority wait too."""
         return self.batch_share if priority is Priority.BATCH else 1.0 - self.batch_share
+
+
+UNLIMITED: Final = QueueLimits()

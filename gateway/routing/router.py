@@ -31,7 +31,7 @@ from gateway.routing.merging import KEPT, Share
 from gateway.routing.outbox import Outbox
 from gateway.routing.peers import Peers
 from gateway.routing.policies import HOLDING, POLICIES, SPREADING, UNITED, Circumstances
-from gateway.routing.queue_limits import QueueLimits
+from gateway.routing.queue_limits import UNLIMITED, QueueLimits
 from gateway.routing.reuse import Reuse
 from gateway.routing.scoreboard import RequestRecord, Scoreboard
 from gateway.routing.snapshot import Snapshot, take_snapshot
@@ -59,7 +59,7 @@ class Router:
         rng: Random | None = None,
         block_bytes: int = DEFAULT_BLOCK_BYTES,
         hold_ms: float = 0.0,
-        queue: QueueLimits = QueueLimits(),
+        queue: QueueLimits = UNLIMITED,
     ) -> None:
         self.policy = policy
         self.block_bytes = block_bytes
@@ -120,15 +120,18 @@ class Router:
             return None
         return self._queue.refusal(model, (priority, tenant), deadline_s, now)
 
-    def hold(self, request: RouteRequest, now: float) -> Held | Rejection | None:
-        """Hold a request that engines refused as they have too much to do; None: this router holds none."""
-        if not self._hold_ms:
-            return None
+    def hold(self, request: RouteRequest, now: float) -> Held | Rejection:
+        """Hold a request that an engine refused as it has too much to do; the time since it was accepted counts."""
         answer = self._decide(request, now, self._rng.random())
         if isinstance(answer, Rejection):
             return answer
         self._last_ticket = answer.ticket
         return self._queue.hold(answer, request, request.accepted_at, now) or Held(answer.ticket, answer.chosen)
+
+    @property
+    def can_hold(self) -> bool:
+        """Whether requests are ever held."""
+        return self._hold_ms > 0
 
     @property
     def holds(self) -> int:
@@ -153,10 +156,8 @@ class Router:
         def due(held: HeldRequest) -> bool:
             return held.slot in free or held.slot in gone or (bool(free) and now - held.looked_at >= RELOOK_S)
 
-        looks = 0
-        for held in queue.held.by_turn(due) if free or gone else ():
+        for looks, held in enumerate(queue.held.by_turn(due) if free or gone else (), start=1):
             answer = self._decide(held.request, now, self._rng.random(), held.ticket)
-            looks += 1
             if isinstance(answer, Rejection):
                 queue.withdraw(held.ticket, now)
                 answers.append((held.ticket, answer))
@@ -312,12 +313,22 @@ class Router:
 
     def snapshot(self, now: float) -> Snapshot:
         """Everything that the dashboard and the metrics show, as of `now`."""
-        return take_snapshot(self.policy, len(self._queue), self._fleet, self._beliefs.index, self._scoreboard, now)
+        return take_snapshot(
+            self.policy,
+            len(self._queue),
+            self._queue.view(now),
+            self._fleet,
+            self._beliefs.index,
+            self._scoreboard,
+            now,
+        )
 
     def share(self, now: float) -> Share:
         """The same for a view of several processes together."""
         board = self._scoreboard
-        snapshot = take_snapshot(self.policy, len(self._queue), self._fleet, self._beliefs.index, board, now, KEPT)
+        snapshot = take_snapshot(
+            self.policy, len(self._queue), self._queue.view(now), self._fleet, self._beliefs.index, board, now, KEPT
+        )
         return Share(snapshot, tuple(tuple(series.recent_ttfts) for series in board.series.values()))
 
     def least_busy(self, pool: str) -> list[str]:

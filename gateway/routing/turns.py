@@ -1,4 +1,4 @@
-"""Turns: whose request goes next when several wait for the same, by what each was given per unit of its weight; pure."""
+"""Turns: whose request goes next when several wait, by what each was given per unit of its weight; pure."""
 
 from collections.abc import Hashable
 from typing import Final, Generic, TypeVar

@@ -57,6 +57,9 @@ class Exchange:
         except GatewayError as error:
             self.refuse(error)
             return
+        if self._gateway.router.holds and (refusal := self._too_many(request)) is not None:
+            self._rejected(refusal, request)
+            return
         chains = await self._gateway.chains_of(request, self._request.body)
         request.prompt = None
         live = self._gateway.live_ids
@@ -67,6 +70,12 @@ class Exchange:
             await self._serve(request, chains, received_at)
         finally:
             live.discard(self._engine_id)
+
+    def _too_many(self, request: InferenceRequest) -> Rejection | None:
+        """Whether too many wait for it to be served in time, whatever it is: that is known before all the work."""
+        priority, deadline_s = header_rules.priority(self._fields), header_rules.deadline_s(self._fields)
+        now = self._gateway.clock()
+        return self._gateway.router.refusal(request.model, self._tenant, priority, deadline_s, now)
 
     def refuse(self, error: GatewayError, model: str = "") -> None:
         """End a request that no replica took."""
@@ -112,6 +121,15 @@ class Exchange:
                 await self._attempt(attempt, request)
                 return
             except AttemptLostError as failure:
+                if failure.error.overloaded and self._gateway.router.can_hold:
+                    attempt.lose(overloaded=True)
+                    tried.clear()
+                    received_at = route_at = self._gateway.clock()
+                    routed, held_s = await self._gateway.placer.again(self._route_request(request, chains, tried))
+                    if isinstance(routed, Rejection):
+                        self._rejected(routed, request)
+                        return
+                    continue
                 route_at = self._gateway.clock()
                 held_s = 0.0
                 following = self._reroute(failure, self._route_request(request, chains, tried), route_at)
@@ -119,7 +137,7 @@ class Exchange:
                     attempt.finish(_outcome(failure))
                     self._send_failure(failure, routed.chosen)
                     return
-                attempt.lose()
+                attempt.lose(overloaded=failure.error.overloaded)
                 routed = following
             finally:
                 # Reached with the attempt still open only by cancellation or a bug of ours.
@@ -147,6 +165,8 @@ class Exchange:
             pinned_pool=header_rules.text(named(b"x-prefixgate-pool")),
             pinned_replica=header_rules.text(named(b"x-prefixgate-replica")),
             tried=frozenset(tried),
+            priority=header_rules.priority(self._fields),
+            deadline_s=header_rules.deadline_s(self._fields),
         )
 
     async def _attempt(self, attempt: Attempt, request: InferenceRequest) -> None:

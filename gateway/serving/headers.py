@@ -8,7 +8,7 @@ from random import Random, SystemRandom
 from typing import Final
 
 from gateway.routing.candidates import Candidate
-from gateway.routing.decision import ANONYMOUS
+from gateway.routing.decision import ANONYMOUS, Priority
 
 HeaderList = list[tuple[bytes, bytes]]
 """All headers as they came, names in lower case."""
@@ -22,10 +22,11 @@ _HOP_BY_HOP: Final = frozenset(
 _NOT_FOR_ENGINES: Final = _HOP_BY_HOP | frozenset(
     b"host content-length expect accept-encoding "
     b"authorization x-api-key cookie "  # the client's credentials are for us
-    b"x-request-id x-prefixgate-pool x-prefixgate-replica x-priority".split()
+    b"x-request-id x-prefixgate-pool x-prefixgate-replica x-prefixgate-deadline-ms x-priority".split()
 )
 _NOT_FOR_CLIENTS: Final = _HOP_BY_HOP | frozenset((b"content-length", b"server", b"date", b"x-request-id"))
 _random: Final = Random(SystemRandom().getrandbits(256))  # names need not be secret, and a system call costs more
+_MILLISECONDS: Final = re.compile(rb"[0-9]{1,9}")
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -40,6 +41,18 @@ def request_id(fields: Fields) -> str:
 def text(value: bytes | None) -> str | None:
     """A header's value as text; None if absent or empty."""
     return value.decode("latin-1") if value else None
+
+
+def priority(fields: Fields) -> Priority:
+    """Interactive, unless `x-priority` says batch."""
+    given = fields.get(b"x-priority")
+    return Priority.BATCH if given is not None and given.lower() == b"batch" else Priority.INTERACTIVE
+
+
+def deadline_s(fields: Fields) -> float | None:
+    """Seconds from accept in which the client wants its first token: `x-prefixgate-deadline-ms`, if it is a number."""
+    given = fields.get(b"x-prefixgate-deadline-ms")
+    return int(given) / 1000 if given is not None and _MILLISECONDS.fullmatch(given) else None
 
 
 def tenant(fields: Fields) -> str:
