@@ -17,6 +17,8 @@ HEADROOM: Final = 0.8
 """A request may wait if it is expected to be sent within this share of the time that it has."""
 _LEAST_SHARE: Final = 0.5
 """Of its deadline, that a request has for waiting at least, however long its own prefill is."""
+_MARGIN: Final = 1.5
+"""So many times what is booked before it and its own prefill is left for these: engines also decode meanwhile."""
 _STALE: Final = 1024
 
 Answers = list[tuple[int, Rejection]]
@@ -114,7 +116,7 @@ class Admission:
 
     def _patience_s(self, deadline_s: float, work_s: float) -> float:
         """How long a request may wait for its turn so that its first token comes within the deadline."""
-        return max(deadline_s - self._hold_s - work_s, _LEAST_SHARE * deadline_s)
+        return max(deadline_s - _MARGIN * (self._hold_s + work_s), _LEAST_SHARE * deadline_s)
 
     def _least_loss(self) -> HeldRequest:
         """Batch before interactive, of the tenant that has most waiting for its weight: the last in its line."""
@@ -149,6 +151,11 @@ class Admission:
         """A request went at once while others wait."""
         tokens = self._tokens(decision.chosen, request)
         self._gave(decision.model, (request.priority, request.tenant), tokens, now)
+
+    def came_back(self, decision: Decision, request: RouteRequest, now: float) -> None:
+        """A request that went was refused by its engine: its tenant was given nothing."""
+        tokens = self._tokens(decision.chosen, request)
+        self._gave(decision.model, (request.priority, request.tenant), -tokens, now)
 
     def _gave(self, model: str, line: LineKey, tokens: int, now: float) -> None:
         limits = self.limits

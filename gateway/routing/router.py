@@ -126,6 +126,7 @@ class Router:
         if isinstance(answer, Rejection):
             return answer
         self._last_ticket = answer.ticket
+        self._queue.came_back(answer, request, now)
         return self._queue.hold(answer, request, request.accepted_at, now) or Held(answer.ticket, answer.chosen)
 
     @property
