@@ -48,13 +48,13 @@ class Admission:
     # ── coming ───────────────────────────────────────────────────────────────────────────────────
 
     def refusal(self, model: str, line: LineKey, asked_s: float | None, now: float) -> Rejection | None:
-        """What a request that comes now is told whatever it asks, for it would wait too long; None: it may be fine."""
+        """What a request that comes now is told, for one like the others would wait too long; None: it may be fine."""
         flow = self._flows.get(model)
         if flow is None:
             return None
         wait_s = flow.wait_s(line, self.limits, now)
         deadline_s = self.limits.deadline_s(line[0], asked_s)
-        allowed_s = HEADROOM * self._patience_s(deadline_s, 0.0)
+        allowed_s = HEADROOM * self._patience_s(deadline_s, flow.mean_work_s)
         return self._too_long(flow, line, wait_s, allowed_s, now) if wait_s > allowed_s else None
 
     def newcomer(self, decision: Decision, request: RouteRequest, replicas: int, now: float) -> Rejection | None:
@@ -63,8 +63,8 @@ class Admission:
         tokens = self._tokens(best, request)
         flow = self._flow(decision.model, tokens / best.prefill_ms * 1000 * replicas)
         line = request.priority, request.tenant
-        expires_at = self._expires_at(request, best)
-        wait_s, allowed_s = flow.wait_s(line, self.limits, now), HEADROOM * (expires_at - now)
+        until = self._expires_at(request, max(best.prefill_ms / 1000, flow.mean_work_s))
+        wait_s, allowed_s = flow.wait_s(line, self.limits, now), HEADROOM * (until - now)
         if wait_s > allowed_s:
             return self._too_long(flow, line, wait_s, allowed_s, now)
         return self.hold(decision, request, now, now)
@@ -83,10 +83,10 @@ class Admission:
             now,
             best.prompt_tokens,
             tokens,
-            self._expires_at(request, best),
+            self._expires_at(request, best.prefill_ms / 1000),
         )
         self.held.add(held)
-        self._flow(held.model, 0.0).add(held.line, tokens, limits.weight(request.tenant), now)
+        self._flow(held.model, 0.0).add(held.line, tokens, best.prefill_ms / 1000, limits.weight(request.tenant), now)
         self._prompt_tokens += held.prompt_tokens
         if held.expires_at < float("inf"):
             heappush(self._expiries, (held.expires_at, held.ticket))
@@ -110,9 +110,9 @@ class Admission:
             flow.rate.guess(guess_per_s)
         return flow
 
-    def _expires_at(self, request: RouteRequest, best: Candidate) -> float:
+    def _expires_at(self, request: RouteRequest, work_s: float) -> float:
         deadline_s = self.limits.deadline_s(request.priority, request.deadline_s)
-        return request.accepted_at + self._patience_s(deadline_s, best.prefill_ms / 1000)
+        return request.accepted_at + self._patience_s(deadline_s, work_s)
 
     def _patience_s(self, deadline_s: float, work_s: float) -> float:
         """How long a request may wait for its turn so that its first token comes within the deadline."""

@@ -10,7 +10,6 @@ _FULL_USAGE: Final = 0.95
 """Share of the KV cache from which on waiting requests wait for room."""
 _GROWTH: Final = 0.1
 _FEWEST: Final = 2.0
-_REFUSED_SHARE: Final = 0.7
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 8.0
 
@@ -18,7 +17,7 @@ _LONGEST_PAUSE_S: Final = 8.0
 @dataclass(slots=True)
 class EngineCapacity:
     """One replica's. Additive increase while the limit binds and nobody waits in the engine, decrease to what it
-    carried when somebody did; a refusal also closes it for a while.
+    carried when somebody did, or was refused. One that refuses the only request that it is sent is closed for a while.
 
     All counts are of requests that we know to be there: what others send it makes our share smaller.
     """
@@ -53,14 +52,21 @@ class EngineCapacity:
                 self.limit = min(self.limit, max(inflight - waiting, _FEWEST))
             return
         self._signs = 0
+        if inflight > 1:
+            self._pause_s = _FIRST_PAUSE_S
         if inflight >= self.limit:
             self.limit = min(self.limit + max(1.0, _GROWTH * self.limit), self.stated)
 
     def refused(self, inflight: int, now: float) -> None:
         """It refused a request as it had too much to do: `inflight` counts that one."""
-        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S) if now < self.closed_until + 2.0 else _FIRST_PAUSE_S
-        self.closed_until = now + self._pause_s
-        self.limit = min(self.limit, max(_REFUSED_SHARE * (inflight - 1), 1.0))
+        carried = inflight - 1
+        if carried > 0:  # when one of these ends there is room
+            self.limit = min(self.limit, float(carried))
+            self._pause_s = _FIRST_PAUSE_S
+        else:
+            self.limit = 1.0
+            self.closed_until = now + self._pause_s
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     def restarted(self) -> None:
         """It is a new process, of which nothing was seen."""

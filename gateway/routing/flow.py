@@ -32,9 +32,10 @@ class Flow:
         self._lines = dict.fromkeys(Priority, 0)
         self._invited: dict[LineKey, float] = {}
         self._mean_tokens = 0.0
+        self.mean_work_s = 0.0
 
-    def add(self, line: LineKey, tokens: int, weight: float, now: float) -> None:
-        """A request waits for it."""
+    def add(self, line: LineKey, tokens: int, work_s: float, weight: float, now: float) -> None:
+        """A request of so much prefill waits for it."""
         if not self._parts:
             self.rate.start(now)
         part = self._parts.get(line)
@@ -43,7 +44,9 @@ class Flow:
             self._weights[line[0]] += weight
             self._lines[line[0]] += 1
         part.tokens += tokens
-        self._mean_tokens += (tokens - self._mean_tokens) * (_MEMORY if self._mean_tokens else 1.0)
+        share = _MEMORY if self._mean_tokens else 1.0
+        self._mean_tokens += (tokens - self._mean_tokens) * share
+        self.mean_work_s += (work_s - self.mean_work_s) * share
 
     def remove(self, line: LineKey, tokens: int, now: float) -> None:
         """It waits no longer."""

@@ -142,6 +142,6 @@ class HeldRequests:
             else:
                 heads[key] = following
 
-    def _mark(self, line: LineKey) -> tuple[float, float]:
+    def _mark(self, line: LineKey) -> tuple[float, bool, float]:
         priority, tenant = line
-        return self._priorities.mark(priority), self._tenants[priority].mark(tenant)
+        return self._priorities.mark(priority), priority is Priority.BATCH, self._tenants[priority].mark(tenant)

@@ -29,8 +29,9 @@ class Turns(Generic[K]):
         """It waits now, and did not before."""
         if self._marks.get(who, 0.0) < self._level:
             self._marks[who] = self._level
-        if len(self._marks) > _KEPT:
-            self._marks = {one: mark for one, mark in self._marks.items() if mark > self._level}
+        if len(self._marks) > _KEPT:  # who is forgotten begins at the level again, which is where most are
+            ahead = sorted(self._marks.items(), key=lambda mark: -mark[1])[: _KEPT // 2]
+            self._marks = {one: mark for one, mark in ahead if mark > self._level}
 
     def give(self, who: K, tokens: float, weight: float) -> None:
         """One of its requests goes."""

@@ -207,7 +207,7 @@ class RouterMachine(RuleBasedStateMachine):
         assert answer.ticket == self.tickets
         if isinstance(answer, Held):
             others = {one.request.tenant for one in self.held.values()} - {tenant}
-            assert 0 < self.hold_ms
+            assert self.hold_ms > 0
             assert others or self.hold_ms <= answer.best.wait_ms
             assert not tried
             assert pin in (None, answer.best.replica)

@@ -126,8 +126,9 @@ class Overload:
             self.chooser.reported(slot, _report(engine, waiting_tokens=True), self.clock.now)
         self.clock.at(self.clock.now + POLL_S, self._poll)
 
-    def waiting_in_engine(self, slot: int) -> int:
-        return len(self._engines[slot].model.waiting)
+    def in_engine(self, slot: int) -> int:
+        model = self._engines[slot].model
+        return len(model.running) + len(model.waiting)
 
     def _ended(self, result: StepResult) -> None:
         now = self.clock.now
@@ -200,7 +201,9 @@ class Overload:
             return
         fate.sent_at, fate.slot, fate.refused_at, fate.reason = now, slot, None, None
         blocks = hash_blocks(fate.prompt, self.fleet[0].limits.block_tokens, b"")
-        job = Job(str(decision.ticket), fate.prompt, own_tokens(fate.number | 1 << 62, fate.client.output), hashes=blocks)
+        job = Job(
+            str(decision.ticket), fate.prompt, own_tokens(fate.number | 1 << 62, fate.client.output), hashes=blocks
+        )
         self._jobs[job.id] = fate, decision.ticket, self._engines[slot].submit(job)
 
     # ── what came of it ──────────────────────────────────────────────────────────────────────────
