@@ -251,7 +251,9 @@ async def run(options: argparse.Namespace, said: Callable[[str], None]) -> Resul
     async with simulated_engines(options.speed) as engines:
         with (
             tempfile.TemporaryDirectory(prefix="prefixgate-bench-") as folder,
-            prefixgate(_ports(engines, "vllm"), Path(folder), tables=_tables(engines, options)) as gateway,
+            prefixgate(
+                _ports(engines, "vllm"), Path(folder), workers=options.workers, tables=_tables(engines, options)
+            ) as gateway,
         ):
             return await measure(gateway, options, said)
 
@@ -308,6 +310,7 @@ def main() -> None:
     parser.add_argument("--times", type=float, default=10.0, help="the capacity (10)")
     parser.add_argument("--deadline-s", type=float, default=5.0, help="of interactive requests (5)")
     parser.add_argument("--speed", type=float, default=1.0, help="of the engines: 1 is as measured on hardware")
+    parser.add_argument("--workers", type=int, default=1, help="of the gateway (1)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
