@@ -6,6 +6,7 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 
+from gateway.config.health import HealthConfig, check_health
 from gateway.config.pools import PoolConfig, check_pools
 from gateway.config.routing import (
     ExperimentConfig,
@@ -27,6 +28,7 @@ class Config(Section, frozen=True):
     routing: RoutingConfig = RoutingConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
     polling: PollingConfig = PollingConfig()
+    health: HealthConfig = HealthConfig()
     experiments: list[ExperimentConfig] = msgspec.field(default_factory=list)
     state: StateConfig = StateConfig()
     journal: JournalConfig = JournalConfig()
@@ -92,6 +94,7 @@ def _check(config: Config) -> None:
     check_routing(config.routing)
     check_seconds("timeouts", config.timeouts)
     check_seconds("polling", config.polling)
+    check_health(config.health)
     check_journal(config.journal)
     check_redis(config.state.redis_url)
     check_pools(config.pools)

@@ -59,10 +59,14 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
 
 
 class AttemptFailed(msgspec.Struct, frozen=True, gc=False):
-    """The attempt died before its first byte, and the request goes on to another replica or to `Refused`."""
+    """The attempt died before its first byte, and the request goes on to another replica or to `Refused`.
+
+    `outcome` is the attempt's own: only ENGINE_FAILED and TIMED_OUT tell against the replica.
+    """
 
     ticket: int
     at: float
+    outcome: Outcome = Outcome.ENGINE_FAILED
 
 
 class Withdrawn(msgspec.Struct, frozen=True):
@@ -102,6 +106,14 @@ class ReplicaRestarted(msgspec.Struct, frozen=True):
 
     replica: str
     at: float
+
+
+class ReplicaBusy(msgspec.Struct, frozen=True):
+    """The replica refused a request since it is overloaded; `retry_after_s` is its own wish."""
+
+    replica: str
+    at: float
+    retry_after_s: float | None = None
 
 
 class LoadReported(msgspec.Struct, frozen=True):
@@ -196,6 +208,7 @@ Fact = (
     | ReplicaUp
     | ReplicaDown
     | ReplicaRestarted
+    | ReplicaBusy
     | LoadReported
     | ResponseStored
     | CacheEvents

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from heapq import merge as in_order
 from typing import Final
 
+from gateway.routing.health import BREAKER_STATES
 from gateway.routing.histogram import Histogram
 from gateway.routing.scoreboard import RECENT_TTFTS
 from gateway.routing.snapshot import SHOWN, ReplicaView, SeriesView, Snapshot, WaterfallView, quantile
@@ -62,10 +63,13 @@ def merged(shares: Sequence[Share]) -> Share:
 
 
 def _replica(replica: ReplicaView, others: Sequence[Snapshot]) -> ReplicaView:
-    """Requests and memory are each process's own; all the rest is known alike."""
+    """Requests, memory and health are each process's own; all the rest is known alike. Shown is the worst health."""
     same = [replica, *(one for other in others for one in other.replicas if one.name == replica.name)]
     return replace(
         replica,
+        breaker=max((one.breaker for one in same), key=BREAKER_STATES.index),
+        breaker_opened=sum(one.breaker_opened for one in same),
+        overloaded=sum(one.overloaded for one in same),
         inflight=sum(one.inflight for one in same),
         peers_inflight=max(replica.peers_inflight - sum(one.inflight for one in same[1:]), 0),
         index_bytes=sum(one.index_bytes for one in same),

@@ -23,6 +23,7 @@ from gateway.routing.fleet import (
     ReplicaState,
     chain_for,
 )
+from gateway.routing.health import HealthRules
 from gateway.routing.holding import LOOK_S, RELOOK_S, HeldRequests
 from gateway.routing.knowledge import Knowledge, give_knowledge, take_knowledge
 from gateway.routing.learning import AttemptFact, Learner
@@ -57,12 +58,13 @@ class Router:
         rng: Random | None = None,
         block_bytes: int = DEFAULT_BLOCK_BYTES,
         hold_ms: float = 0.0,
+        health: HealthRules = HealthRules(),  # noqa: B008 - frozen
     ) -> None:
         self.policy = policy
         self.block_bytes = block_bytes
         self._pick = POLICIES[policy]
         self._rng = rng or Random(0)
-        self._fleet = Fleet()
+        self._fleet = Fleet(health)
         self._beliefs = Beliefs()
         self._scoreboard = Scoreboard()
         self._congestion = Congestion()
@@ -163,7 +165,7 @@ class Router:
     def _decide(
         self, request: RouteRequest, now: float, draw: float, ticket: int | None = None
     ) -> Decision | Rejection:
-        answer = usable(self._fleet, self._stored, request)
+        answer = usable(self._fleet, self._stored, request, now)
         if isinstance(answer, Rejection):
             return answer
         model, up, replicas = answer

@@ -102,6 +102,11 @@ class ReplicaView:
     url: str
     state: str
     reason: str
+    breaker: str
+    """closed, open or half-open."""
+    breaker_opened: int
+    overloaded: int
+    """How often its breaker opened, and how often it said that it is overloaded."""
     models: tuple[str, ...]
     version: str | None
     inflight: int
@@ -243,6 +248,9 @@ def _replica_view(replica: Replica, index: PrefixIndex, now: float) -> ReplicaVi
         url=replica.spec.url,
         state=replica.state,
         reason=replica.reason,
+        breaker=replica.health.state(now),
+        breaker_opened=replica.health.opened,
+        overloaded=replica.health.overloaded,
         models=tuple(sorted(replica.models)),
         version=replica.description.version,
         inflight=ours,  # those of peers are theirs to show

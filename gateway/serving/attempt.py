@@ -36,8 +36,8 @@ class Attempt:
             self._open = False
             self._observe(Finished(self.decision.ticket, self._clock(), outcome, usage, content_frames, timing))
 
-    def lose(self) -> None:
-        """The attempt died before its first byte; the request goes on elsewhere."""
+    def lose(self, outcome: Outcome) -> None:
+        """The attempt died before its first byte, in this way; the request goes on elsewhere."""
         if self._open:
             self._open = False
-            self._observe(AttemptFailed(self.decision.ticket, self._clock()))
+            self._observe(AttemptFailed(self.decision.ticket, self._clock(), outcome))

@@ -8,7 +8,7 @@ from gateway.errors import GatewayError, Origin
 from gateway.journal.entry import Entry
 from gateway.routing.candidates import Candidate
 from gateway.routing.decision import Decision, Rejection, RouteRequest
-from gateway.routing.facts import Fact, Finished, Outcome, Refused, ResponseStored
+from gateway.routing.facts import Fact, Finished, Outcome, Refused, ReplicaBusy, ResponseStored
 from gateway.serving import headers as header_rules
 from gateway.serving.attempt import Attempt
 from gateway.serving.chains import Chains
@@ -112,6 +112,9 @@ class Exchange:
                 await self._attempt(attempt, request)
                 return
             except AttemptLostError as failure:
+                if failure.error.overloaded:
+                    replica = routed.chosen.replica
+                    self._gateway.observe(ReplicaBusy(replica, self._gateway.clock(), failure.retry_after_s))
                 route_at = self._gateway.clock()
                 held_s = 0.0
                 following = self._reroute(failure, self._route_request(request, chains, tried), route_at)
@@ -119,7 +122,7 @@ class Exchange:
                     attempt.finish(_outcome(failure))
                     self._send_failure(failure, routed.chosen)
                     return
-                attempt.lose()
+                attempt.lose(_outcome(failure))
                 routed = following
             finally:
                 # Reached with the attempt still open only by cancellation or a bug of ours.

@@ -66,6 +66,7 @@ class Gateway:
             rng=Random(seed),
             block_bytes=routing.block_bytes,
             hold_ms=routing.hold_ms,
+            health=config.health.rules(),
         )
         self.placer = Placer(self.router, self.clock)
         limits = config.timeouts

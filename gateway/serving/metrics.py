@@ -14,6 +14,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from gateway.routing.health import BREAKER_STATES, BreakerState
 from gateway.routing.histogram import Histogram
 from gateway.routing.snapshot import ReplicaView, SeriesView, Snapshot, WaterfallView
 from gateway.serving.events.intake import FeedStatus
@@ -257,9 +258,28 @@ def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
     return buckets
 
 
+def _troubles(replicas: tuple[ReplicaView, ...]) -> Iterator[Metric]:
+    """How often replicas were found broken, and how often busy."""
+    opened = CounterMetricFamily(
+        "prefixgate_breaker_opened", "Times that a replica's circuit breaker opened", labels=LABELS
+    )
+    overloaded = CounterMetricFamily(
+        "prefixgate_replica_overloaded", "Requests that a replica refused as it was overloaded", labels=LABELS
+    )
+    for replica in replicas:
+        opened.add_metric(_labels(replica), replica.breaker_opened)
+        overloaded.add_metric(_labels(replica), replica.overloaded)
+    yield opened
+    yield overloaded
+
+
 def _gauges(replicas: tuple[ReplicaView, ...]) -> Iterator[Metric]:
     readings: dict[str, tuple[str, Callable[[ReplicaView], float | None]]] = {
         "replica_up": ("1 when the replica answers", lambda r: float(r.state == "up")),
+        "breaker_state": (
+            "Circuit breaker: 0 closed, 1 half-open, 2 open",
+            lambda r: float(BREAKER_STATES.index(BreakerState(r.breaker))),
+        ),
         "replica_inflight": ("Requests of ours at the replica", lambda r: r.inflight),
         "replica_waiting_tokens": (
             "Uncached tokens waiting in the engine, by its own word",
@@ -294,6 +314,7 @@ def _gauges(replicas: tuple[ReplicaView, ...]) -> Iterator[Metric]:
             if value is not None:
                 family.add_metric(_labels(replica), value)
         yield family
+    yield from _troubles(replicas)
     chunk = GaugeMetricFamily(
         "prefixgate_prefill_chunk_tokens", "Chunked-prefill size, as wished and as it runs", labels=(*LABELS, "kind")
     )

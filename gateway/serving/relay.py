@@ -28,8 +28,11 @@ _RETRY_AFTER_S: Final = 1.0
 class AttemptLostError(Exception):
     """The engine failed or refused; raised only while the client has not been sent a byte."""
 
-    def __init__(self, error: EngineError, raw: bytes = b"", *, timed_out: bool = False) -> None:
+    def __init__(
+        self, error: EngineError, raw: bytes = b"", *, timed_out: bool = False, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(error.message)
+        self.retry_after_s = retry_after_s
         self.error = error
         self.raw = raw
         self.timed_out = timed_out
@@ -45,7 +48,9 @@ def lost(error: EngineGoneError) -> AttemptLostError:
 async def read_error(response: EngineResponse, dialect: Dialect) -> AttemptLostError:
     """An error response, read whole."""
     raw = await response.body(MAX_ERROR_BYTES)
-    return AttemptLostError(dialect.read_error(response.status, raw), raw)
+    after = response.header(b"retry-after")  # seconds; a date, which engines do not send, is not read
+    retry_after_s = float(after) if after.isdigit() else None
+    return AttemptLostError(dialect.read_error(response.status, raw), raw, retry_after_s=retry_after_s)
 
 
 async def relay_body(response: EngineResponse, endpoint: Endpoint, answer: Answer, headers: HeaderList) -> Reply:

@@ -22,6 +22,7 @@ from gateway.routing.facts import (
     FirstToken,
     LoadReported,
     Outcome,
+    ReplicaBusy,
     ReplicaDown,
     ReplicaRestarted,
     ReplicaUp,
@@ -158,8 +159,11 @@ class Driver:
     ) -> None:
         self.router.observe(Finished(decision.ticket, self.now, outcome, usage, content_frames, timing))
 
-    def fail(self, decision: Decision) -> None:
-        self.router.observe(AttemptFailed(decision.ticket, self.now))
+    def fail(self, decision: Decision, outcome: Outcome = Outcome.ENGINE_FAILED) -> None:
+        self.router.observe(AttemptFailed(decision.ticket, self.now, outcome))
+
+    def busy(self, replica: str, retry_after_s: float | None = None) -> None:
+        self.router.observe(ReplicaBusy(replica, self.now, retry_after_s))
 
     def serve(self, text: str, after_ms: float = 50.0, usage: Usage | None = None, **more: object) -> Decision:
         """One whole request: routed, first token after so long, completed."""

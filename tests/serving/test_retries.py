@@ -78,7 +78,8 @@ async def test_another_replica_answers_and_without_one_the_client_is_told(stream
             {"name": "both", "engine": "sglang", "replicas": [first.url, second.url], "model": "m"},
             {"name": "alone", "engine": "vllm", "replicas": [f"http://localhost:{first.port}"], "model": "lonely"},
         ]
-        async with gateway_of(pools, routing={"policy": "round-robin"}) as run:
+        patient = {"failures": 1000}
+        async with gateway_of(pools, routing={"policy": "round-robin"}, health=patient) as run:
             for name, (failing, status) in (STREAM_FAILURES if streams else FAILURES).items():
                 before, lost, asked = outcomes(run), retries(run), len(first.requests)
                 first.answer = failing
