@@ -157,7 +157,7 @@ class Exchange:
         backend = self._gateway.backends[attempt.decision.chosen.replica]
         response: EngineResponse | None = None
         try:
-            response = await self._send(backend, request)
+            response = await self._send(backend, request, attempt.decision.chosen.prompt_tokens)
             if response.status >= 400:
                 raise await read_error(response, backend.dialect)
             await self._relay(attempt, request, backend, response)
@@ -172,7 +172,7 @@ class Exchange:
             if self._answer.gone and self._endpoint.generates:
                 self._gateway.abort(backend, self._engine_id)
 
-    async def _send(self, backend: Backend, request: InferenceRequest) -> EngineResponse:
+    async def _send(self, backend: Backend, request: InferenceRequest, prompt_tokens: int) -> EngineResponse:
         headers = header_rules.for_engine(self._headers, backend.credentials)
         header = backend.dialect.request_id_header(self._engine_id)
         if header is not None:
@@ -183,7 +183,9 @@ class Exchange:
         sent = self._request.body
         if field is not None or not request.usage_requested:
             sent = add(sent, include_usage=not request.usage_requested, fields=() if field is None else (field,))
-        return await self._gateway.engines.send(backend.url, "POST", self._endpoint, headers, sent)
+        limits = self._gateway.config.timeouts
+        begin_s = limits.first_token(prompt_tokens) if request.stream else limits.first_byte_s
+        return await self._gateway.engines.send(backend.url, "POST", self._endpoint, headers, sent, begin_s)
 
     async def _relay(
         self, attempt: Attempt, request: InferenceRequest, backend: Backend, response: EngineResponse

@@ -70,7 +70,7 @@ class Gateway:
         )
         self.placer = Placer(self.router, self.clock)
         limits = config.timeouts
-        self.engines = EngineClient(TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s))
+        self.engines = EngineClient(TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s, limits.total_s))
         self.backends = {backend.name: backend for backend in _backends(config)}
         self.tokenisers = Tokenisers(config, self.engines, self._sites)
         self.feeds = EventFeeds(config, self.observe, self.clock)

@@ -42,7 +42,7 @@ def lost(error: EngineGoneError) -> AttemptLostError:
     """A broken connection, as an attempt that another replica may take over."""
     timed_out = isinstance(error, EngineTimeoutError)
     status, kind = (504, "timeout_error") if timed_out else (502, "bad_gateway")
-    return AttemptLostError(EngineError(status, str(error), kind, retryable=not timed_out), timed_out=timed_out)
+    return AttemptLostError(EngineError(status, str(error), kind, retryable=True), timed_out=timed_out)
 
 
 async def read_error(response: EngineResponse, dialect: Dialect) -> AttemptLostError:
