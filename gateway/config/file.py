@@ -7,6 +7,7 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 
 from gateway.config.health import HealthConfig, check_health
+from gateway.config.log import LogConfig, check_log
 from gateway.config.pools import PoolConfig, check_pools
 from gateway.config.routing import (
     ExperimentConfig,
@@ -32,6 +33,7 @@ class Config(Section, frozen=True):
     experiments: list[ExperimentConfig] = msgspec.field(default_factory=list)
     state: StateConfig = StateConfig()
     journal: JournalConfig = JournalConfig()
+    log: LogConfig = LogConfig()
 
     def notices(self) -> list[str]:
         """What the file asks for that this version does not do yet."""
@@ -96,6 +98,7 @@ def _check(config: Config) -> None:
     check_seconds("polling", config.polling)
     check_health(config.health)
     check_journal(config.journal)
+    check_log(config.log)
     check_redis(config.state.redis_url)
     check_pools(config.pools)
     for experiment in config.experiments:

@@ -26,6 +26,7 @@ from gateway.serving.relay import (
     read_error,
     relay_body,
 )
+from gateway.serving.request_log import RequestLog, request_line
 from gateway.wire.additions import add
 from gateway.wire.request import Endpoint, InferenceRequest, parse
 from gateway.wire.stream import StreamWatcher
@@ -47,6 +48,7 @@ class Exchange:
         self._engine_id = self.request_id
         self._tenant = header_rules.tenant(fields)
         self._over = False
+        self._reason = ""  # of a refusal
         self._entry = None if gateway.journal is None else Entry(endpoint, self._tenant, request.began_at)
 
     async def run(self) -> None:
@@ -71,6 +73,7 @@ class Exchange:
     def refuse(self, error: GatewayError, model: str = "") -> None:
         """End a request that no replica took."""
         outcome = Outcome.REJECTED if error.origin is not Origin.ENGINE else Outcome.ENGINE_FAILED
+        self._reason = str(error.code or error.type)
         self._tell(Refused(self._gateway.clock(), model, outcome))
         self._send_error(error, None)
 
@@ -81,14 +84,26 @@ class Exchange:
             self._tell(Refused(self._gateway.clock(), "", outcome))
 
     def _tell(self, fact: Fact) -> None:
-        """Tell the router and the journal."""
-        self._gateway.observe(fact)
-        ends = type(fact) is Finished or type(fact) is Refused
-        self._over = self._over or ends
-        if self._entry is not None:
-            self._entry.learn(fact)
-            if ends:
-                self._gateway.ended(self._entry)
+        """Tell the router, and of the end journal and log."""
+        gateway, entry = self._gateway, self._entry
+        gateway.observe(fact)
+        if entry is not None:
+            entry.learn(fact)
+        if isinstance(fact, (Finished, Refused)):
+            self._over = True
+            if entry is not None:
+                gateway.ended(entry)
+            if gateway.log is not None:
+                self._log(gateway.log, fact)
+
+    def _log(self, log: RequestLog, end: Finished | Refused) -> None:
+        """Tell of the request's end, where that is wished."""
+        record = self._gateway.router.record(self.request_id)
+        if log.wants(end.outcome, 1 if record is None else record.attempts):
+            line = request_line(
+                self.request_id, self._endpoint, self._tenant, self._accepted_at, end, record, self._reason
+            )
+            log.add(line)
 
     async def _serve(self, request: InferenceRequest, chains: Chains, received_at: float) -> None:
         """Try replicas until one answers, a refusal is final, or none is left."""
@@ -119,6 +134,7 @@ class Exchange:
                 held_s = 0.0
                 following = self._reroute(failure, self._route_request(request, chains, tried), route_at)
                 if following is None:
+                    self._reason = str(failure.error.code or failure.error.type)
                     attempt.finish(_outcome(failure))
                     self._send_failure(failure, routed.chosen)
                     return
