@@ -7,6 +7,7 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 
 from gateway.config.pools import PoolConfig, check_pools
+from gateway.config.retry import RetryConfig, check_retry
 from gateway.config.routing import (
     ExperimentConfig,
     PollingConfig,
@@ -26,6 +27,7 @@ class Config(Section, frozen=True):
     server: ServerConfig = ServerConfig()
     routing: RoutingConfig = RoutingConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
+    retry: RetryConfig = RetryConfig()
     polling: PollingConfig = PollingConfig()
     experiments: list[ExperimentConfig] = msgspec.field(default_factory=list)
     state: StateConfig = StateConfig()
@@ -90,6 +92,7 @@ def _check(config: Config) -> None:
     """What types cannot say."""
     check_server(config.server)
     check_routing(config.routing)
+    check_retry(config.retry)
     check_seconds("timeouts", config.timeouts)
     check_seconds("polling", config.polling)
     check_journal(config.journal)

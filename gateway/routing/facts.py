@@ -23,6 +23,20 @@ class Outcome(StrEnum):
     REJECTED = "rejected"
 
 
+class Cause(StrEnum):
+    """Why an attempt was given up while its request goes on."""
+
+    CONNECTION = "connection"
+    """The replica took no connection, or broke it."""
+    OVERLOADED = "overloaded"
+    ENGINE = "engine"
+    """It answered with an error of its own, or with what is no answer."""
+    HEDGED = "hedged"
+    """Another attempt at the same request was faster: nothing is wrong with the replica."""
+    CONTINUED = "continued"
+    """It died in the middle of a stream, which went on elsewhere."""
+
+
 class Dispatched(msgspec.Struct, frozen=True, gc=False):
     """The request's bytes went to the engine.
 
@@ -59,10 +73,20 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
 
 
 class AttemptFailed(msgspec.Struct, frozen=True, gc=False):
-    """The attempt died before its first byte, and the request goes on to another replica or to `Refused`."""
+    """The attempt was given up, and the request goes on at another replica or to `Refused`."""
 
     ticket: int
     at: float
+    cause: Cause = Cause.ENGINE
+
+
+class StreamBroke(msgspec.Struct, frozen=True):
+    """A stream of the replica's died in the middle; `continuation` says that it went on elsewhere, or why not."""
+
+    replica: str
+    at: float
+    model: str
+    continuation: str
 
 
 class Withdrawn(msgspec.Struct, frozen=True):
@@ -191,6 +215,7 @@ Fact = (
     | FirstToken
     | Finished
     | AttemptFailed
+    | StreamBroke
     | Withdrawn
     | Refused
     | ReplicaUp

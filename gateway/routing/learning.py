@@ -22,6 +22,7 @@ from gateway.routing.facts import (
     ReplicaDown,
     ReplicaRestarted,
     ReplicaUp,
+    StreamBroke,
 )
 from gateway.routing.fleet import Booking, Fleet, Replica, ReplicaState
 from gateway.routing.lessons import confirmed_blocks, surprises
@@ -53,11 +54,16 @@ class Learner:
         replica.book(booking)
         replica.standing = None
 
-    def observe(self, fact: ReplicaFact | CacheFact | Refused) -> None:
+    def observe(self, fact: ReplicaFact | CacheFact | StreamBroke | Refused) -> None:
         """Learn one fact about a replica, or of a request that none took."""
         match fact:
             case Refused():
                 self._scoreboard.of("", "", fact.model).end(fact.outcome)
+                return
+            case StreamBroke():  # what else comes of it is told by other facts
+                replica = self._fleet.replica(fact.replica)
+                tally = self._scoreboard.of(replica.pool.spec.name, fact.replica, fact.model).broken_streams
+                tally[fact.continuation] = tally.get(fact.continuation, 0) + 1
                 return
             case ReplicaUp() | ReplicaDown() | ReplicaRestarted() | LoadReported():
                 replica = self._fleet.replica(fact.replica)
@@ -86,12 +92,14 @@ class Learner:
             case FirstToken():
                 if booking.first_token_at is None:
                     self.first_token(replica, booking, fact.at)
-                    series.first_token(booking, fact.at)
+                    if not booking.begun:
+                        series.first_token(booking, fact.at)
                     if self.outbox is not None:
                         self.outbox.first_token(fact.ticket, fact.at)
             case AttemptFailed():
                 self.ended(replica, booking, fact.at, completed=False)
                 series.retries += 1
+                series.given_up[fact.cause] = series.given_up.get(fact.cause, 0) + 1
                 if self.outbox is not None:
                     self.outbox.ended(fact.ticket, fact.at, completed=False)
             case Finished():
@@ -121,7 +129,7 @@ class Learner:
         self._beliefs.first_token(replica.cache, booking)
         self.prefilled(replica, booking, at)
         record = self._scoreboard.requests.get(booking.request_id)
-        if record is not None:
+        if record is not None and not booking.begun:
             record.ttft_s = at - booking.accepted_at
 
     def prefilled(self, replica: Replica, booking: Booking, at: float) -> None:

@@ -21,6 +21,7 @@ from gateway.serving.events.feeds import EventFeeds
 from gateway.serving.headers import HeaderList
 from gateway.serving.journal import Journal
 from gateway.serving.placing import Placer
+from gateway.serving.recourse import Recourse
 from gateway.serving.sharing.channel import Channel
 from gateway.serving.sharing.sharer import Sharer
 from gateway.serving.tokenise.calls import Site
@@ -68,6 +69,7 @@ class Gateway:
             hold_ms=routing.hold_ms,
         )
         self.placer = Placer(self.router, self.clock)
+        self.recourse = Recourse(config.retry, routing.max_attempts, Random(seed))
         limits = config.timeouts
         self.engines = EngineClient(TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s))
         self.backends = {backend.name: backend for backend in _backends(config)}
