@@ -9,6 +9,7 @@ import msgspec
 from gateway.config.health import HealthConfig, check_health
 from gateway.config.log import LogConfig, check_log
 from gateway.config.pools import PoolConfig, check_pools
+from gateway.config.retry import RetryConfig, check_retry
 from gateway.config.routing import (
     ExperimentConfig,
     PollingConfig,
@@ -28,6 +29,7 @@ class Config(Section, frozen=True):
     server: ServerConfig = ServerConfig()
     routing: RoutingConfig = RoutingConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
+    retry: RetryConfig = RetryConfig()
     polling: PollingConfig = PollingConfig()
     health: HealthConfig = HealthConfig()
     experiments: list[ExperimentConfig] = msgspec.field(default_factory=list)
@@ -94,6 +96,7 @@ def _check(config: Config) -> None:
     """What types cannot say."""
     check_server(config.server)
     check_routing(config.routing)
+    check_retry(config.retry)
     check_seconds("timeouts", config.timeouts)
     check_seconds("polling", config.polling)
     check_health(config.health)

@@ -80,6 +80,8 @@ class Booking(msgspec.Struct, eq=False, gc=False):
     """What its prefill took of the engine's time, once it is done."""
     token_count: tuple[str, int] | None = None
     """The kind of request and our count of its tokens, where we have one."""
+    begun: bool = False
+    """Whether its first token is not the client's first."""
 
     @property
     def predicted_ttft_ms(self) -> float:

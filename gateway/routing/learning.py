@@ -7,6 +7,7 @@ from gateway.routing.beliefs import Beliefs
 from gateway.routing.chain import PrefixChain
 from gateway.routing.curves import Prefill, is_plain_text
 from gateway.routing.facts import (
+    AGAINST,
     AttemptFailed,
     CacheEvents,
     CacheFenced,
@@ -23,6 +24,7 @@ from gateway.routing.facts import (
     ReplicaDown,
     ReplicaRestarted,
     ReplicaUp,
+    StreamBroke,
 )
 from gateway.routing.fleet import Booking, Fleet, Replica, ReplicaState
 from gateway.routing.lessons import confirmed_blocks, surprises
@@ -56,11 +58,16 @@ class Learner:
         if replica in self._fleet.ailing:
             replica.health.booked(booking.ticket, booking.booked_at)
 
-    def observe(self, fact: ReplicaFact | CacheFact | Refused) -> None:
+    def observe(self, fact: ReplicaFact | CacheFact | StreamBroke | Refused) -> None:
         """Learn one fact about a replica, or of a request that none took."""
         match fact:
             case Refused():
                 self._scoreboard.of("", "", fact.model).end(fact.outcome)
+                return
+            case StreamBroke():  # what else comes of it is told by other facts
+                replica = self._fleet.replica(fact.replica)
+                tally = self._scoreboard.of(replica.pool.spec.name, fact.replica, fact.model).broken_streams
+                tally[fact.continuation] = tally.get(fact.continuation, 0) + 1
                 return
             case ReplicaUp() | ReplicaDown() | ReplicaRestarted() | ReplicaBusy() | LoadReported():
                 replica = self._fleet.replica(fact.replica)
@@ -91,13 +98,15 @@ class Learner:
                     if replica.health.is_broken:
                         replica.health.succeeded(fact.ticket, fact.at)
                     self.first_token(replica, booking, fact.at)
-                    series.first_token(booking, fact.at)
+                    if not booking.begun:
+                        series.first_token(booking, fact.at)
                     if self.outbox is not None:
                         self.outbox.first_token(fact.ticket, fact.at)
             case AttemptFailed():
                 self.ended(replica, booking, fact.at, completed=False)
-                self._examine(replica, fact)
+                self._give_up(replica, fact)
                 series.retries += 1
+                series.given_up[fact.cause] = series.given_up.get(fact.cause, 0) + 1
                 if self.outbox is not None:
                     self.outbox.ended(fact.ticket, fact.at, completed=False)
             case Finished():
@@ -108,18 +117,27 @@ class Learner:
             case _:
                 assert_never(fact)
 
-    def _examine(self, replica: Replica, fact: Finished | AttemptFailed) -> None:
-        """What the end of an attempt says of its replica's health."""
-        health = replica.health
+    def _examine(self, replica: Replica, fact: Finished) -> None:
+        """What the end of a request says of its replica's health."""
         match fact.outcome:
             case Outcome.COMPLETED:
-                health.succeeded(fact.ticket, fact.at)
+                replica.health.succeeded(fact.ticket, fact.at)
             case Outcome.ENGINE_FAILED | Outcome.TIMED_OUT:
-                health.failed(fact.ticket, fact.at)
-                if health.is_broken:
-                    self._fleet.ailing.add(replica)
+                self._failed(replica, fact)
             case _:
-                health.left(fact.ticket)
+                replica.health.left(fact.ticket)
+
+    def _give_up(self, replica: Replica, fact: AttemptFailed) -> None:
+        """What an attempt that was given up says of it."""
+        if fact.cause in AGAINST:
+            self._failed(replica, fact)
+        else:
+            replica.health.left(fact.ticket)
+
+    def _failed(self, replica: Replica, fact: Finished | AttemptFailed) -> None:
+        replica.health.failed(fact.ticket, fact.at)
+        if replica.health.is_broken:
+            self._fleet.ailing.add(replica)
 
     def _count(self, series: Series, booking: Booking, fact: Finished, replica: Replica) -> None:
         """Count a request's end, its times, and its tokens by the engine's word."""
@@ -144,7 +162,7 @@ class Learner:
         self._beliefs.first_token(replica.cache, booking)
         self.prefilled(replica, booking, at)
         record = self._scoreboard.requests.get(booking.request_id)
-        if record is not None:
+        if record is not None and not booking.begun:
             record.ttft_s = at - booking.accepted_at
 
     def prefilled(self, replica: Replica, booking: Booking, at: float) -> None:

@@ -90,21 +90,27 @@ def _merged_series(shares: Sequence[Share]) -> tuple[tuple[SeriesView, ...], tup
 
 def _one_series(views: Sequence[SeriesView], ttfts: Ttfts) -> SeriesView:
     sums = {name: sum(getattr(one, name) for one in views) for name in _SUMS_OF_SERIES}
-    outcomes: dict[str, int] = {}
-    for one in views:
-        for outcome, count in one.outcomes.items():
-            outcomes[outcome] = outcomes.get(outcome, 0) + count
     recent = sorted(ttft_s for _, ttft_s in ttfts)
     return replace(
         views[0],
         **sums,
-        outcomes=outcomes,
+        outcomes=_summed(one.outcomes for one in views),
+        given_up=_summed(one.given_up for one in views),
+        broken_streams=_summed(one.broken_streams for one in views),
         hit_rate=_ratio(sums["delivered_tokens"], sums["prompt_tokens"] - sums["unreported_prompt_tokens"]),
         ttft_p50_s=quantile(recent, 0.5),
         ttft_p90_s=quantile(recent, 0.9),
         ttft_p99_s=quantile(recent, 0.99),
         histograms={name: _histogram([one.histograms[name] for one in views]) for name in views[0].histograms},
     )
+
+
+def _summed(tallies: Iterable[dict[str, int]]) -> dict[str, int]:
+    together: dict[str, int] = {}
+    for tally in tallies:
+        for name, count in tally.items():
+            together[name] = together.get(name, 0) + count
+    return together
 
 
 def _histogram(parts: Sequence[Histogram]) -> Histogram:

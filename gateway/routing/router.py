@@ -202,6 +202,7 @@ class Router:
             wait_ms=chosen.wait_ms,
             prefill_ms=chosen.prefill_ms,
             token_count=replica.pool.token_count(request),
+            begun=request.begun,
         )
         settled = int(chosen.overlap.settled / replica.pool.link_tokens(chain)) if chosen.cached_tokens else 0
         self._beliefs.claim(replica.cache, booking, settled)

@@ -32,6 +32,8 @@ class SeriesView:
     model: str
     outcomes: dict[str, int]
     retries: int
+    given_up: dict[str, int]
+    broken_streams: dict[str, int]
     prompt_tokens: int
     unreported_prompt_tokens: int
     completion_tokens: int
@@ -282,6 +284,8 @@ def _series_view(key: Key, series: Series) -> SeriesView:
         model=key.model,
         outcomes={str(outcome): count for outcome, count in series.outcomes.items()},
         retries=series.retries,
+        given_up={str(cause): count for cause, count in series.given_up.items()},
+        broken_streams=dict(series.broken_streams),
         prompt_tokens=series.prompt_tokens,
         unreported_prompt_tokens=series.unreported_prompt_tokens,
         completion_tokens=series.completion_tokens,

@@ -21,6 +21,7 @@ from gateway.serving.events.feeds import EventFeeds
 from gateway.serving.headers import HeaderList
 from gateway.serving.journal import Journal
 from gateway.serving.placing import Placer
+from gateway.serving.recourse import Recourse
 from gateway.serving.request_log import RequestLog
 from gateway.serving.sharing.channel import Channel
 from gateway.serving.sharing.sharer import Sharer
@@ -72,6 +73,7 @@ class Gateway:
             health=config.health.rules(),
         )
         self.placer = Placer(self.router, self.clock)
+        self.recourse = Recourse(config.retry, routing.max_attempts, Random(seed))
         limits = config.timeouts
         self.engines = EngineClient(TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s, limits.total_s))
         self.backends = {backend.name: backend for backend in _backends(config)}

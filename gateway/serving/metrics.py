@@ -205,7 +205,14 @@ def _counters(series: tuple[SeriesView, ...]) -> Iterator[Metric]:
         "prefixgate_unpredicted_cached_tokens", "Tokens delivered from cache beyond the prediction", labels=LABELS
     )
     requests = CounterMetricFamily("prefixgate_requests", "Ended requests", labels=(*LABELS, "outcome"))
-    retries = CounterMetricFamily("prefixgate_retries", "Attempts that failed before their first byte", labels=LABELS)
+    retries = CounterMetricFamily(
+        "prefixgate_retries", "Attempts given up while their request went on elsewhere", labels=(*LABELS, "reason")
+    )
+    continuations = CounterMetricFamily(
+        "prefixgate_continuations",
+        "Streams that died in the middle: whether they went on elsewhere, or why not",
+        labels=(*LABELS, "outcome"),
+    )
     for one in series:
         labels = (one.pool, one.replica, one.model)
         prompt.add_metric(labels, one.prompt_tokens)
@@ -217,10 +224,13 @@ def _counters(series: tuple[SeriesView, ...]) -> Iterator[Metric]:
         lost.add_metric((*labels, "routing"), one.routing_loss_tokens)
         lost.add_metric((*labels, "index"), one.index_loss_tokens)
         gained.add_metric(labels, one.index_gain_tokens)
-        retries.add_metric(labels, one.retries)
+        for cause, count in one.given_up.items():
+            retries.add_metric((*labels, cause), count)
+        for continuation, count in one.broken_streams.items():
+            continuations.add_metric((*labels, continuation), count)
         for outcome, count in one.outcomes.items():
             requests.add_metric((*labels, outcome), count)
-    yield from (prompt, unreported, completion, cached, lost, gained, requests, retries)
+    yield from (prompt, unreported, completion, cached, lost, gained, requests, retries, continuations)
 
 
 def _histograms(series: tuple[SeriesView, ...]) -> Iterator[Metric]:

@@ -7,10 +7,10 @@ from gateway.errors import GatewayError, Origin, bad_request
 from gateway.routing.facts import ResponseStored
 from gateway.serving import headers as header_rules
 from gateway.serving.engine_client import EngineGoneError, EngineResponse
+from gateway.serving.failure import lost
 from gateway.serving.front.answer import Answer
 from gateway.serving.front.request import HttpRequest
 from gateway.serving.gateway import Backend, Gateway
-from gateway.serving.relay import lost
 
 _RESPONSES: Final = "/v1/responses/"
 

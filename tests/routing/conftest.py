@@ -17,6 +17,7 @@ from gateway.routing.facts import (
     CacheLost,
     CacheReset,
     CacheSynced,
+    Cause,
     Dispatched,
     Finished,
     FirstToken,
@@ -159,8 +160,8 @@ class Driver:
     ) -> None:
         self.router.observe(Finished(decision.ticket, self.now, outcome, usage, content_frames, timing))
 
-    def fail(self, decision: Decision, outcome: Outcome = Outcome.ENGINE_FAILED) -> None:
-        self.router.observe(AttemptFailed(decision.ticket, self.now, outcome))
+    def fail(self, decision: Decision, cause: Cause = Cause.ENGINE) -> None:
+        self.router.observe(AttemptFailed(decision.ticket, self.now, cause))
 
     def busy(self, replica: str, retry_after_s: float | None = None) -> None:
         self.router.observe(ReplicaBusy(replica, self.now, retry_after_s))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.routing.facts import Outcome
+from gateway.routing.facts import Cause, Outcome
 from gateway.routing.health import MOST_PAUSE_S, BreakerState, Health, HealthRules
 
 RULES = HealthRules()
@@ -176,14 +176,14 @@ def spread(scene, count=12):
     return seen
 
 
-def break_down(scene, replica, outcome=Outcome.ENGINE_FAILED):
+def break_down(scene, replica, cause=Cause.ENGINE):
     for number in range(3):
-        scene.fail(scene.route(f"{number}", pinned_replica=replica), outcome)
+        scene.fail(scene.route(f"{number}", pinned_replica=replica), cause)
 
 
-@pytest.mark.parametrize("outcome", [Outcome.ENGINE_FAILED, Outcome.TIMED_OUT])
-def test_a_broken_replica_gets_nothing_until_it_is_probed(three, outcome):
-    break_down(three, "a-1", outcome)
+@pytest.mark.parametrize("cause", [Cause.CONNECTION, Cause.ENGINE, Cause.CONTINUED])
+def test_a_broken_replica_gets_nothing_until_it_is_probed(three, cause):
+    break_down(three, "a-1", cause)
     assert spread(three) == {"a-0", "a-2"}
     three.now += 3
     assert spread(three) == {"a-0", "a-1", "a-2"}
@@ -191,11 +191,18 @@ def test_a_broken_replica_gets_nothing_until_it_is_probed(three, outcome):
     assert three.router.snapshot(three.now).replicas[1].breaker == "closed"
 
 
-@pytest.mark.parametrize("outcome", [Outcome.ENGINE_REJECTED, Outcome.CLIENT_GONE, Outcome.REJECTED])
-def test_what_is_not_the_engines_fault_opens_nothing(three, outcome):
+@pytest.mark.parametrize("cause", [Cause.OVERLOADED, Cause.HEDGED, Cause.CLIENT_GONE])
+def test_what_is_not_the_engines_fault_opens_nothing(three, cause):
     for _ in range(3):
-        break_down(three, "a-1", outcome)
+        break_down(three, "a-1", cause)
     assert spread(three) == {"a-0", "a-1", "a-2"}
+
+
+@pytest.mark.parametrize("outcome", [Outcome.ENGINE_FAILED, Outcome.TIMED_OUT])
+def test_requests_that_end_badly_count_as_well(three, outcome):
+    for number in range(3):
+        three.finish(three.route(f"{number}", pinned_replica="a-1"), outcome)
+    assert spread(three) == {"a-0", "a-2"}
 
 
 def test_a_busy_replica_is_left_alone_for_a_moment(three):
