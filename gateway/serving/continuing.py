@@ -86,7 +86,7 @@ class Onward(Sending):
     async def _rendered(self, backend: Backend, messages: list[Any], fields: Any) -> bytes:
         """A conversation's tokens by the replica's own template, b"" where it does not tell."""
         given = msgspec.json.decode(self.body, type=dict[str, Raw])
-        own = {name: given[name] for name in _TEMPLATE_FIELDS if name in given}
+        own: dict[str, Any] = {name: given[name] for name in _TEMPLATE_FIELDS if name in given}
         return await self._tokenised(backend, {**own, **fields, "messages": messages})
 
     async def _tokens(self, backend: Backend) -> int:

@@ -124,13 +124,14 @@ class Exchange:
             self._entry.request = asked
         gateway.recourse.accepted(route_at)
         course = Course(gateway, asked)
-        placed: Placed | None = await course.first()
-        if isinstance(placed.answer, Rejection):
-            self._rejected(placed.answer, request)
+        first = await course.first()
+        if isinstance(first.answer, Rejection):
+            self._rejected(first.answer, request)
             return
         if request.obstacle is None and gateway.recourse.continues:
             self._transcript = Transcript()
         sending = Sending(self._endpoint, self._request, request, self._engine_id, kept=self._transcript is not None)
+        placed: Placed | None = first
         while placed is not None and isinstance(placed.answer, Decision):
             running = self._dispatch(placed.answer, sending, route_at, received_at, placed.held_s)
             try:

@@ -158,10 +158,8 @@ async def test_the_retries_show_in_the_metrics() -> None:
             await post(run, chat())
         async with admin(run) as http:
             page = (await http.get("/metrics")).text
-    assert (
-        f'prefixgate_retries_total{{model="m",pool="p",reason="connection",replica="p-0"}} {len(broken.requests)}.0'
-        in page
-    )
+    labels = 'model="m",pool="p",reason="connection",replica="p-0"'
+    assert f"prefixgate_retries_total{{{labels}}} {len(broken.requests)}.0" in page
     assert broken.requests
 
 
