@@ -59,6 +59,11 @@ class Dialect(Protocol):
     def request_id_field(self, request_id: str) -> tuple[str, str] | None:
         """The top-level body field (name, value) that gives a request its id, or None where not needed."""
 
+    def salt_field(self, path: str, salt: str) -> tuple[str, str] | None:
+        """The top-level body field (name, value) that gives a prompt a cache of its own at an inference endpoint, or
+        None where the engine takes no salt there.
+        """
+
     def abort_call(self, request_id: str) -> EngineCall | None:
         """The call that aborts a request at once; None where closing the connection does it."""
 

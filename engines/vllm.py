@@ -142,6 +142,10 @@ class VllmDialect:
         """None: the header does it."""
         return None
 
+    def salt_field(self, path: str, salt: str) -> tuple[str, str] | None:
+        """`cache_salt`; what `/v1/messages` is sent beside Anthropic's own fields is not read."""
+        return None if path == "/v1/messages" else ("cache_salt", salt)
+
     def abort_call(self, request_id: str) -> EngineCall | None:  # noqa: ARG002 - the interface
         """None: vLLM aborts at once when the connection closes."""
         return None

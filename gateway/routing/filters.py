@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 
 from gateway.routing.decision import Rejection, RejectionReason, RouteRequest
 from gateway.routing.fleet import Fleet, Replica, ReplicaState
+from gateway.routing.scope import Scope
 
 RETRY_AFTER_S: Final = 2.0
 
@@ -19,7 +20,9 @@ class Usable(NamedTuple):
 
 def usable(fleet: Fleet, stored: Mapping[str, str], request: RouteRequest) -> Usable | Rejection:
     """Apply the filters in order: model, pin, stored response (`stored`: its replica by id), health, already tried."""
-    served = fleet.served
+    scope, served = request.scope, fleet.served
+    if scope is not None:
+        served = visible(served, scope)
     model = request.model
     if model not in served and (unheard := fleet.unheard()):
         message = "not known yet which models are served: " + _ailments(unheard)
@@ -32,7 +35,7 @@ def usable(fleet: Fleet, stored: Mapping[str, str], request: RouteRequest) -> Us
     if replicas is None:
         message = f"The model `{model}` does not exist. Served here: {_listed(served)}"
         return Rejection(RejectionReason.MODEL_NOT_FOUND, message)
-    serving = fleet.up[model]
+    serving = fleet.up[model] if scope is None else _reached(fleet.up[model], scope)
     if serving and _is_plain(request):
         return Usable(model, serving, serving)
     holder = stored.get(request.response_id) if request.response_id else None
@@ -52,6 +55,16 @@ def usable(fleet: Fleet, stored: Mapping[str, str], request: RouteRequest) -> Us
     if not fresh:
         return Rejection(RejectionReason.ALL_TRIED, "every usable replica was tried and failed", RETRY_AFTER_S)
     return Usable(model, serving, fresh)
+
+
+def visible(served: Mapping[str, list[Replica]], scope: Scope) -> dict[str, list[Replica]]:
+    """The models that exist in a scope, with their replicas there."""
+    here = {model: _reached(replicas, scope) for model, replicas in served.items() if scope.sees(model)}
+    return {model: replicas for model, replicas in here.items() if replicas}
+
+
+def _reached(replicas: Sequence[Replica], scope: Scope) -> list[Replica]:
+    return [replica for replica in replicas if scope.reaches(replica.pool.spec.name)]
 
 
 def _is_plain(request: RouteRequest) -> bool:

@@ -10,6 +10,7 @@ from gateway.routing.candidates import Candidate
 from gateway.routing.decision import Decision, Rejection, RouteRequest
 from gateway.routing.facts import Fact, Finished, Outcome, Refused, ResponseStored
 from gateway.serving import headers as header_rules
+from gateway.serving.admission import admit, leave, rate_headers, salt_fields
 from gateway.serving.attempt import Attempt
 from gateway.serving.chains import Chains
 from gateway.serving.engine_client import EngineGoneError, EngineResponse, EngineUnreachableError
@@ -26,6 +27,7 @@ from gateway.serving.relay import (
     read_error,
     relay_body,
 )
+from gateway.tenancy.tenant import Tenant, Visit
 from gateway.wire.additions import add
 from gateway.wire.request import Endpoint, InferenceRequest, parse
 from gateway.wire.stream import StreamWatcher
@@ -45,7 +47,8 @@ class Exchange:
         self._accepted_at = request.began_at
         self.request_id = header_rules.request_id(fields)
         self._engine_id = self.request_id
-        self._tenant = header_rules.tenant(fields)
+        self._tenant = header_rules.tenant(fields) if request.tenant is None else request.tenant.name
+        self._visit: Visit | None = None
         self._over = False
         self._entry = None if gateway.journal is None else Entry(endpoint, self._tenant, request.began_at)
 
@@ -54,6 +57,8 @@ class Exchange:
         received_at = self._gateway.clock()
         try:
             request = parse(self._endpoint, self._request.body)
+            if self._request.tenant is not None:
+                self._admit(self._request.tenant, request, received_at)
         except GatewayError as error:
             self.refuse(error)
             return
@@ -67,6 +72,13 @@ class Exchange:
             await self._serve(request, chains, received_at)
         finally:
             live.discard(self._engine_id)
+
+    def _admit(self, tenant: Tenant, request: InferenceRequest, now: float) -> None:
+        """Raises GatewayError where the tenant may not."""
+        try:
+            self._visit = admit(tenant, request, self._fields, self._gateway.unsalted, now)
+        finally:
+            self._answer.more = rate_headers(tenant, now)
 
     def refuse(self, error: GatewayError, model: str = "") -> None:
         """End a request that no replica took."""
@@ -85,6 +97,8 @@ class Exchange:
         self._gateway.observe(fact)
         ends = type(fact) is Finished or type(fact) is Refused
         self._over = self._over or ends
+        if self._visit is not None and (type(fact) is Finished or type(fact) is Refused):
+            leave(self._visit, fact)
         if self._entry is not None:
             self._entry.learn(fact)
             if ends:
@@ -147,6 +161,7 @@ class Exchange:
             pinned_pool=header_rules.text(named(b"x-prefixgate-pool")),
             pinned_replica=header_rules.text(named(b"x-prefixgate-replica")),
             tried=frozenset(tried),
+            scope=None if self._request.tenant is None else self._request.tenant.scope,
         )
 
     async def _attempt(self, attempt: Attempt, request: InferenceRequest) -> None:
@@ -156,7 +171,7 @@ class Exchange:
         try:
             response = await self._send(backend, request)
             if response.status >= 400:
-                raise await read_error(response, backend.dialect)
+                raise await read_error(response, backend.dialect, backend.credentials)
             await self._relay(attempt, request, backend, response)
         except EngineUnreachableError as error:
             self._gateway.unreachable(backend, str(error))
@@ -177,9 +192,12 @@ class Exchange:
         field = backend.dialect.request_id_field(self._engine_id)
         if request.names_request or not self._endpoint.generates:
             field = None
+        fields: tuple[tuple[str, str], ...] = () if field is None else (field,)
+        if self._visit is not None and request.salt is not None:
+            fields += salt_fields(backend.dialect, self._visit, self._endpoint)
         sent = self._request.body
-        if field is not None or not request.usage_requested:
-            sent = add(sent, include_usage=not request.usage_requested, fields=() if field is None else (field,))
+        if fields or not request.usage_requested:
+            sent = add(sent, include_usage=not request.usage_requested, fields=fields)
         return await self._gateway.engines.send(backend.url, "POST", self._endpoint, headers, sent)
 
     async def _relay(

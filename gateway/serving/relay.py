@@ -42,9 +42,12 @@ def lost(error: EngineGoneError) -> AttemptLostError:
     return AttemptLostError(EngineError(status, str(error), kind, retryable=not timed_out), timed_out=timed_out)
 
 
-async def read_error(response: EngineResponse, dialect: Dialect) -> AttemptLostError:
-    """An error response, read whole."""
+async def read_error(response: EngineResponse, dialect: Dialect, credentials: HeaderList) -> AttemptLostError:
+    """An error response, read whole; where it quotes the pool's credentials they are left out."""
     raw = await response.body(MAX_ERROR_BYTES)
+    for _, value in credentials:
+        for secret in (value, value.split()[-1]):
+            raw = raw.replace(secret, b"***")
     return AttemptLostError(dialect.read_error(response.status, raw), raw)
 
 
