@@ -112,6 +112,7 @@ class VllmDialect:
             kv_capacity_tokens=_read_capacity(samples),
             exposes_metrics=None if page is None else bool(samples),
             publishes_events=bool(self.read_event_sources(pages)) if _EVENT_SOURCES in pages else None,
+            events_tell_salts=_EVENT_SOURCES in pages,  # with the first block of a prompt
         )
 
     def read_event_sources(self, pages: Pages) -> tuple[EventSource, ...]:

@@ -49,6 +49,11 @@ def secret_in(name: str, setting: str) -> str:
     return secret
 
 
+def owned(tenant: Tenant | None, response_id: str) -> str:
+    """The name under which a stored Responses object is remembered: another tenant's cannot be named at all."""
+    return response_id if tenant is None else f"{tenant.name}\0{response_id}"
+
+
 def identify(tenancy: Tenancy, fields: Fields) -> Tenant | None:
     """Whose request it is by its headers; None: it may not come in."""
     return tenancy.identify(sent_key(fields))

@@ -10,6 +10,7 @@ from gateway.routing.candidates import Candidate
 from gateway.routing.decision import Decision, Rejection, RouteRequest
 from gateway.routing.facts import Fact, Finished, Outcome, Refused, ResponseStored
 from gateway.serving import headers as header_rules
+from gateway.serving.access import owned
 from gateway.serving.admission import admit, leave, rate_headers, salt_fields
 from gateway.serving.attempt import Attempt
 from gateway.serving.chains import Chains
@@ -27,6 +28,7 @@ from gateway.serving.relay import (
     read_error,
     relay_body,
 )
+from gateway.serving.stored_responses import unknown_response
 from gateway.tenancy.tenant import Tenant, Visit
 from gateway.wire.additions import add
 from gateway.wire.request import Endpoint, InferenceRequest, parse
@@ -76,6 +78,9 @@ class Exchange:
     def _admit(self, tenant: Tenant, request: InferenceRequest, now: float) -> None:
         """Raises GatewayError where the tenant may not."""
         try:
+            previous = request.previous_response_id
+            if previous is not None and self._gateway.router.holder(owned(tenant, previous)) is None:
+                raise unknown_response(previous)
             self._visit = admit(tenant, request, self._fields, self._gateway.unsalted, now)
         finally:
             self._answer.more = rate_headers(tenant, now)
@@ -147,6 +152,7 @@ class Exchange:
         return routed if isinstance(routed, Decision) else None
 
     def _route_request(self, request: InferenceRequest, chains: Chains, tried: list[str]) -> RouteRequest:
+        previous = request.previous_response_id
         named = self._fields.get  # of those headers, a request rarely has one
         return RouteRequest(
             request_id=self.request_id,
@@ -157,7 +163,7 @@ class Exchange:
             accepted_at=self._accepted_at,
             tenant=self._tenant,
             session=header_rules.text(named(b"x-session-id")) or request.session,
-            response_id=request.previous_response_id,
+            response_id=None if previous is None else owned(self._request.tenant, previous),
             pinned_pool=header_rules.text(named(b"x-prefixgate-pool")),
             pinned_replica=header_rules.text(named(b"x-prefixgate-replica")),
             tried=frozenset(tried),
@@ -223,7 +229,8 @@ class Exchange:
 
     def _stored(self, backend: Backend, response_id: str | None) -> None:
         if response_id is not None:
-            self._gateway.observe(ResponseStored(backend.name, self._gateway.clock(), response_id))
+            name = owned(self._request.tenant, response_id)
+            self._gateway.observe(ResponseStored(backend.name, self._gateway.clock(), name))
 
     def _error_frame(self, error: EngineError) -> bytes:
         frame = GatewayError(error.message, status=error.status, origin=Origin.ENGINE, type=error.type).sse_frame()
