@@ -148,6 +148,10 @@ class SglangDialect:
             return None
         return {"role": "assistant", "content": content}, {"continue_final_message": True}
 
+    def salt_field(self, path: str, salt: str) -> tuple[str, str] | None:
+        """`cache_salt`; what `/v1/messages` is sent beside Anthropic's own fields is not read."""
+        return None if path == "/v1/messages" else ("cache_salt", salt)
+
     def abort_call(self, request_id: str) -> EngineCall | None:
         """`POST /abort_request`: a closed connection is noticed only after 2 to 4 s.
 

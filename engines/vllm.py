@@ -113,6 +113,7 @@ class VllmDialect:
             kv_capacity_tokens=_read_capacity(samples),
             exposes_metrics=None if page is None else bool(samples),
             publishes_events=bool(self.read_event_sources(pages)) if _EVENT_SOURCES in pages else None,
+            events_tell_salts=_EVENT_SOURCES in pages,  # with the first block of a prompt
         )
 
     def read_event_sources(self, pages: Pages) -> tuple[EventSource, ...]:
@@ -150,6 +151,10 @@ class VllmDialect:
         """
         message = {"role": "assistant", "content": content, **({"reasoning": reasoning} if reasoning else {})}
         return message, {"continue_final_message": True, "add_generation_prompt": False}
+
+    def salt_field(self, path: str, salt: str) -> tuple[str, str] | None:
+        """`cache_salt`; what `/v1/messages` is sent beside Anthropic's own fields is not read."""
+        return None if path == "/v1/messages" else ("cache_salt", salt)
 
     def abort_call(self, request_id: str) -> EngineCall | None:  # noqa: ARG002 - the interface
         """None: vLLM aborts at once when the connection closes."""

@@ -18,8 +18,9 @@ from gateway.config.routing import (
     check_routing,
 )
 from gateway.config.section import ConfigError, Section, nearest
-from gateway.config.server import ServerConfig, TimeoutsConfig, check_seconds, check_server
+from gateway.config.server import ServerConfig, TimeoutsConfig, check_seconds, check_server, server_notices
 from gateway.config.storage import JournalConfig, StateConfig, check_journal, check_redis
+from gateway.config.tenants import AuthConfig, TenantConfig, check_tenants, tenant_notices
 
 
 class Config(Section, frozen=True):
@@ -36,10 +37,12 @@ class Config(Section, frozen=True):
     state: StateConfig = StateConfig()
     journal: JournalConfig = JournalConfig()
     log: LogConfig = LogConfig()
+    auth: AuthConfig = AuthConfig()
+    tenants: list[TenantConfig] = msgspec.field(default_factory=list)
 
     def notices(self) -> list[str]:
-        """What the file asks for that this version does not do yet."""
-        notices = []
+        """What the file asks for that this version does not do yet, and what is less safe than it might be."""
+        notices = server_notices(self.server) + tenant_notices(self.auth, self.tenants)
         if self.experiments:
             notices.append("[[experiments]] are read but not run by this version: traffic is not split")
         return notices
@@ -104,5 +107,6 @@ def _check(config: Config) -> None:
     check_log(config.log)
     check_redis(config.state.redis_url)
     check_pools(config.pools)
+    check_tenants(config.auth, config.tenants, [pool.name for pool in config.pools])
     for experiment in config.experiments:
         check_experiment(experiment, [pool.name for pool in config.pools])

@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 
 from gateway.routing.decision import Rejection, RejectionReason, RouteRequest
 from gateway.routing.fleet import Fleet, Replica, ReplicaState
+from gateway.routing.scope import Scope
 
 RETRY_AFTER_S: Final = 2.0
 
@@ -19,7 +20,9 @@ class Usable(NamedTuple):
 
 def usable(fleet: Fleet, stored: Mapping[str, str], request: RouteRequest, now: float) -> Usable | Rejection:
     """Apply the filters: model, pin, stored response (`stored`: its replica by id), up, already tried, health."""
-    served = fleet.served
+    scope, served = request.scope, fleet.served
+    if scope is not None:
+        served = visible(served, scope)
     model = request.model
     if model not in served and (unheard := fleet.unheard()):
         message = "not known yet which models are served: " + _ailments(unheard)
@@ -32,7 +35,7 @@ def usable(fleet: Fleet, stored: Mapping[str, str], request: RouteRequest, now: 
     if replicas is None:
         message = f"The model `{model}` does not exist. Served here: {_listed(served)}"
         return Rejection(RejectionReason.MODEL_NOT_FOUND, message)
-    serving = fleet.up[model]
+    serving = fleet.up[model] if scope is None else _reached(fleet.up[model], scope)
     if serving and _is_plain(request):
         return Usable(model, serving, admitted(fleet, serving, now) if fleet.ailing else serving)
     holder = stored.get(request.response_id) if request.response_id else None
@@ -61,6 +64,16 @@ def admitted(fleet: Fleet, replicas: list[Replica], now: float) -> list[Replica]
     """
     sound = [one for one in replicas if one not in fleet.ailing or one.health.admits(now)]
     return [one for one in sound if not one.health.paused(now)] or sound or replicas
+
+
+def visible(served: Mapping[str, list[Replica]], scope: Scope) -> dict[str, list[Replica]]:
+    """The models that exist in a scope, with their replicas there."""
+    here = {model: _reached(replicas, scope) for model, replicas in served.items() if scope.sees(model)}
+    return {model: replicas for model, replicas in here.items() if replicas}
+
+
+def _reached(replicas: Sequence[Replica], scope: Scope) -> list[Replica]:
+    return [replica for replica in replicas if scope.reaches(replica.pool.spec.name)]
 
 
 def _is_plain(request: RouteRequest) -> bool:

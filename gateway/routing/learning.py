@@ -243,6 +243,7 @@ class Learner:
                 replica.models = {card.id: card for card in fact.models}
                 self._fleet.list_models()
                 replica.description = fact.description
+                replica.cache.tells_salts = fact.description.events_tell_salts
                 replica.reports_cached_tokens |= bool(fact.description.reports_cached_tokens)
                 self._resize(replica, fact.description.kv_capacity_tokens)
             case ReplicaDown():

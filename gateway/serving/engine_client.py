@@ -143,9 +143,10 @@ class EngineResponse:
 class _Engine:
     """One engine's address and its connections that wait for a next request."""
 
-    __slots__ = ("idle", "origin")
+    __slots__ = ("idle", "origin", "url")
 
     def __init__(self, url: str) -> None:
+        self.url = url
         self.origin = origin_of(url)
         self.idle: list[_Connection] = []
 
@@ -153,8 +154,10 @@ class _Engine:
 class EngineClient:
     """Sends requests to engines over kept-alive connections."""
 
-    def __init__(self, limits: TimeLimits | None = None) -> None:
+    def __init__(self, limits: TimeLimits | None = None, tls: Callable[[str], ssl.SSLContext] | None = None) -> None:
+        """`tls` gives the context of an https:// base URL."""
         self.limits = limits or TimeLimits()
+        self._tls = tls or (lambda _url: ssl.create_default_context())
         self._engines: dict[str, _Engine] = {}
         self._open: set[_Connection] = set()
         self._look_later: asyncio.TimerHandle | None = None
@@ -205,7 +208,7 @@ class EngineClient:
 
     async def _connected(self, engine: _Engine) -> "_Connection":
         loop, origin = asyncio.get_running_loop(), engine.origin
-        context = ssl.create_default_context() if origin.tls else None
+        context = self._tls(engine.url) if origin.tls else None
         connection = _Connection(self, engine)
         try:
             async with asyncio.timeout(self.limits.connect_s):

@@ -11,6 +11,8 @@ from gateway.routing.candidates import Candidate
 from gateway.routing.decision import Decision, Rejection, RouteRequest
 from gateway.routing.facts import Fact, Finished, Outcome, Refused, ResponseStored, StreamBroke
 from gateway.serving import headers as header_rules
+from gateway.serving.access import owned
+from gateway.serving.admission import admit, leave, rate_headers, salt
 from gateway.serving.attempt import Attempt
 from gateway.serving.attempting import Sending, Try
 from gateway.serving.chains import Chains
@@ -25,6 +27,8 @@ from gateway.serving.placing import Placed
 from gateway.serving.rejection import rejection_error
 from gateway.serving.relay import StreamRelay
 from gateway.serving.request_log import RequestLog, request_line
+from gateway.serving.stored_responses import unknown_response
+from gateway.tenancy.tenant import Tenant, Visit
 from gateway.wire.request import Endpoint, InferenceRequest, parse
 from gateway.wire.sampling import Obstacle
 from gateway.wire.transcript import Transcript
@@ -54,7 +58,8 @@ class Exchange:
         self._accepted_at = request.began_at
         self.request_id = header_rules.request_id(fields)
         self._engine_id = self.request_id
-        self._tenant = header_rules.tenant(fields)
+        self._tenant = header_rules.tenant(fields) if request.tenant is None else request.tenant.name
+        self._visit: Visit | None = None
         self._over = False
         self._reason = ""  # of a refusal or failure
         self._transcript: Transcript | None = None
@@ -66,6 +71,8 @@ class Exchange:
         received_at = self._gateway.clock()
         try:
             request = parse(self._endpoint, self._request.body)
+            if self._request.tenant is not None:
+                self._admit(self._request.tenant, request, received_at)
         except GatewayError as error:
             self.refuse(error)
             return
@@ -79,6 +86,16 @@ class Exchange:
             await self._serve(request, chains, received_at)
         finally:
             live.discard(self._engine_id)
+
+    def _admit(self, tenant: Tenant, request: InferenceRequest, now: float) -> None:
+        """Raises GatewayError where the tenant may not."""
+        try:
+            previous = request.previous_response_id
+            if previous is not None and self._gateway.router.holder(owned(tenant, previous)) is None:
+                raise unknown_response(previous)
+            self._visit = admit(tenant, request, self._fields, self._gateway.unsalted, now)
+        finally:
+            self._answer.more = rate_headers(tenant, now)
 
     def refuse(self, error: GatewayError, model: str = "") -> None:
         """End a request that no replica took."""
@@ -94,13 +111,15 @@ class Exchange:
             self._tell(Refused(self._gateway.clock(), "", outcome))
 
     def _tell(self, fact: Fact) -> None:
-        """Tell the router, and of the end journal and log."""
+        """Tell the router, and of the end tenant, journal and log."""
         gateway, entry = self._gateway, self._entry
         gateway.observe(fact)
         if entry is not None:
             entry.learn(fact)
         if isinstance(fact, (Finished, Refused)):
             self._over = True
+            if self._visit is not None:
+                leave(self._visit, fact)
             if entry is not None:
                 gateway.ended(entry)
             if gateway.log is not None:
@@ -130,7 +149,8 @@ class Exchange:
             return
         if request.obstacle is None and gateway.recourse.continues:
             self._transcript = Transcript()
-        sending = Sending(self._endpoint, self._request, request, self._engine_id, kept=self._transcript is not None)
+        kept = self._transcript is not None
+        sending = Sending(self._endpoint, self._request, request, self._engine_id, self._visit, kept=kept)
         placed: Placed | None = first
         while placed is not None and isinstance(placed.answer, Decision):
             running = self._dispatch(placed.answer, sending, route_at, received_at, placed.held_s)
@@ -218,6 +238,8 @@ class Exchange:
         if isinstance(request, Obstacle):
             self._tell_of_broken(request)
             return sending, None
+        if self._visit is not None:
+            salt(request, self._visit)
         asked = self._route_request(request, await self._gateway.chains_of(request, onward.body), begun=True)
         return onward, await course.onward(asked, broken.failure, running.attempt)
 
@@ -255,6 +277,7 @@ class Exchange:
             self._tell(Refused(self._gateway.clock(), attempt.decision.model, outcome))
 
     def _route_request(self, request: InferenceRequest, chains: Chains, *, begun: bool = False) -> RouteRequest:
+        previous = request.previous_response_id
         named = self._fields.get  # of those headers, a request rarely has one
         return RouteRequest(
             request_id=self.request_id,
@@ -265,15 +288,17 @@ class Exchange:
             accepted_at=self._accepted_at,
             tenant=self._tenant,
             session=header_rules.text(named(b"x-session-id")) or request.session,
-            response_id=request.previous_response_id,
+            response_id=None if previous is None else owned(self._request.tenant, previous),
             pinned_pool=header_rules.text(named(b"x-prefixgate-pool")),
             pinned_replica=header_rules.text(named(b"x-prefixgate-replica")),
             begun=begun,
+            scope=None if self._request.tenant is None else self._request.tenant.scope,
         )
 
     def _stored(self, running: Try, response_id: str | None) -> None:
         if response_id is not None:
-            self._gateway.observe(ResponseStored(running.backend.name, self._gateway.clock(), response_id))
+            name = owned(self._request.tenant, response_id)
+            self._gateway.observe(ResponseStored(running.backend.name, self._gateway.clock(), name))
 
     def _rejected(self, rejection: Rejection, request: InferenceRequest) -> None:
         known = request.model in self._gateway.router.models()  # another name must not become a label

@@ -15,6 +15,8 @@ from gateway.journal.entry import Entry
 from gateway.routing.facts import Fact, ReplicaDown, ReplicaRestarted
 from gateway.routing.router import Router
 from gateway.routing.snapshot import ReplicaView, Snapshot
+from gateway.serving.access import configured_tenancy
+from gateway.serving.admission import unsalted_endpoints
 from gateway.serving.chains import Chains, text_chain, token_chains
 from gateway.serving.engine_client import EngineClient, EngineGoneError, TimeLimits
 from gateway.serving.events.feeds import EventFeeds
@@ -25,6 +27,7 @@ from gateway.serving.recourse import Recourse
 from gateway.serving.request_log import RequestLog
 from gateway.serving.sharing.channel import Channel
 from gateway.serving.sharing.sharer import Sharer
+from gateway.serving.tls import EngineTls
 from gateway.serving.tokenise.calls import Site
 from gateway.serving.tokenise.tokenisers import Tokenisers
 from gateway.serving.workers.siblings import Siblings
@@ -74,9 +77,14 @@ class Gateway:
         )
         self.placer = Placer(self.router, self.clock)
         self.recourse = Recourse(config.retry, routing.max_attempts, Random(seed))
+        self.tls = EngineTls(config.pools)
         limits = config.timeouts
-        self.engines = EngineClient(TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s, limits.total_s))
+        times = TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s, limits.total_s)
+        self.engines = EngineClient(times, self.tls.of_url)
         self.backends = {backend.name: backend for backend in _backends(config)}
+        self.tenancy = configured_tenancy(config)
+        """Who may come in; None where everybody may."""
+        self.unsalted = unsalted_endpoints(backend.dialect for backend in self.backends.values())
         self.tokenisers = Tokenisers(config, self.engines, self._sites)
         self.feeds = EventFeeds(config, self.observe, self.clock)
         self.models = {pool.name: pool.model for pool in config.pools}
@@ -192,7 +200,7 @@ class Gateway:
     async def share_over(self, channel: Channel | None) -> None:
         """Begin to share with those who meet there, with what they know; None: with nobody."""
         if channel is not None:
-            self.sharer = Sharer(channel, self.router, self.observe, self.clock)
+            self.sharer = Sharer(channel, self.router, self.observe, self.clock, self.tenancy)
             await self.sharer.start()
 
     async def close(self) -> None:

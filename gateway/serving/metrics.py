@@ -21,6 +21,7 @@ from gateway.serving.events.intake import FeedStatus
 from gateway.serving.process_figures import as_metrics
 from gateway.serving.report import Report
 from gateway.serving.sharing.status import SharingStatus
+from gateway.serving.tenant_figures import TenantView, tenant_metrics
 
 LABELS = ("pool", "replica", "model")
 
@@ -43,6 +44,7 @@ def registry(report: Report) -> CollectorRegistry:
     made.register(SourcesCollector(report))
     made.register(ProcessesCollector(report))
     made.register(SharingCollector(report.sharing))
+    made.register(TenantsCollector(report.tenants))
     PlatformCollector(registry=made)
     return made
 
@@ -67,6 +69,21 @@ class SnapshotCollector(Collector):
         held.add_metric((), snapshot.held)
         yield held
         yield from _tenants(snapshot.tenants)
+
+
+class TenantsCollector(Collector):
+    """What tenants have used of their limits."""
+
+    def __init__(self, tenants: tuple[TenantView, ...]) -> None:
+        self._tenants = tenants
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing up front."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        return tenant_metrics(self._tenants)
 
 
 class SourcesCollector(Collector):

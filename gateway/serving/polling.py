@@ -15,6 +15,7 @@ from gateway.routing.facts import CacheReset, LoadReported, ReplicaDown, Replica
 from gateway.serving.damping import Damping
 from gateway.serving.events.silence import Silence
 from gateway.serving.gateway import Backend, Gateway
+from gateway.serving.poll_clients import PollClients
 
 _log: Final = logging.getLogger("prefixgate")
 
@@ -28,8 +29,10 @@ class Poller:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         polling = gateway.config.polling
-        self._client = httpx.AsyncClient(timeout=polling.timeout_s, trust_env=False)
-        self._watches = [_Watch(gateway, self._client, backend) for backend in gateway.backends.values()]
+        self._clients = PollClients(gateway.tls, polling.timeout_s)
+        self._watches = [
+            _Watch(gateway, self._clients.of(backend.pool), backend) for backend in gateway.backends.values()
+        ]
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -49,7 +52,7 @@ class Poller:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._client.aclose()
+        await self._clients.aclose()
 
 
 def _say_why(task: asyncio.Task[None]) -> None:
