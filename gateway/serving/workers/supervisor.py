@@ -61,7 +61,7 @@ class Supervisor:
         for number in range(config.server.workers):
             open_journal(config_of(config, number))  # nothing is written yet: could it be?
         configured_tenancy(config)
-        configured_guard(config.server, shares=False)
+        configured_guard(config.server)
         server_context(config.server)
         self._notices = tuple(config.notices())
         self._config, self._environment = with_drawn_salts(config)
