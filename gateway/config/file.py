@@ -6,7 +6,7 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 
-from gateway.config.pools import PoolConfig, check_pools
+from gateway.config.pools import PoolConfig, check_pools, pool_notices
 from gateway.config.routing import (
     ExperimentConfig,
     PollingConfig,
@@ -36,7 +36,7 @@ class Config(Section, frozen=True):
 
     def notices(self) -> list[str]:
         """What the file asks for that this version does not do yet, and what is less safe than it might be."""
-        notices = server_notices(self.server) + tenant_notices(self.auth, self.tenants)
+        notices = server_notices(self.server) + tenant_notices(self.auth, self.tenants) + pool_notices(self.pools)
         if self.experiments:
             notices.append("[[experiments]] are read but not run by this version: traffic is not split")
         return notices
