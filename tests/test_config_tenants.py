@@ -18,7 +18,7 @@ def of(name: str = "t", keys: str = f'["{HASH}"]', **more: str) -> str:
 
 def test_no_tenants_no_tenancy() -> None:
     config = parse(POOL)
-    assert configured_tenancy(config) is None
+    assert configured_tenancy(config, b"secret") is None
     assert config.auth.required
     assert not config.notices()
 
@@ -35,7 +35,7 @@ def test_a_tenant_with_everything() -> None:
     assert (spec.requests_per_minute, spec.tokens_per_minute, spec.max_concurrency) == (5, 6, 7)
     assert (spec.may_pin, spec.weight) == (True, 2.5)
     assert spec.salt is not None
-    tenancy = configured_tenancy(config)
+    tenancy = configured_tenancy(config, b"secret")
     assert tenancy is not None
     assert (tenancy.weight("t"), tenancy.weight("nobody")) == (2.5, 1.0)
 

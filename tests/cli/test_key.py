@@ -21,7 +21,7 @@ def test_what_it_prints_is_a_configuration_and_the_key_of_it(name: str, capsys: 
     assert re.fullmatch(r"pg-[a-z2-7]{8}-[\w-]{43}", key)
     assert key not in lines
     assert key[:11] + "…" in lines
-    tenancy = configured_tenancy(build({"pools": [POOL], **tomllib.loads(lines)}))
+    tenancy = configured_tenancy(build({"pools": [POOL], **tomllib.loads(lines)}), b"secret")
     assert tenancy is not None
     found = tenancy.identify(key.encode())
     assert found is not None

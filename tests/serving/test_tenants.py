@@ -37,6 +37,7 @@ from gateways import (
 from raw_client import raw_client
 from tenants import bearer, key_of, tenant
 
+from gateway.config import build
 from gateway.serving.server import RunningGateway
 
 ENDPOINTS = (
@@ -325,3 +326,41 @@ async def test_an_open_ended_request_is_not_free() -> None:
         answered = await post(run, chat(stream=True), headers=bearer("ann"))
         assert 200 < int(answered.headers["x-ratelimit-remaining-tokens"]) < 250
         assert answered.status_code == 200
+
+
+async def test_anthropics_clients_are_told_in_anthropics_words() -> None:
+    tenants = [tenant("ann", requests_per_minute=1, cache_salt=False)]
+    body = {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}
+    async with fake_engine() as engine, gateway_over(engine.url, tenants=tenants) as run:
+        answers = [await post(run, body, "/v1/messages", {"x-api-key": key_of("ann")}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 429]
+    assert (answers[1].json()["type"], answers[1].json()["error"]["type"]) == ("error", "rate_limit_error")
+
+
+async def test_readiness_tells_strangers_no_more_than_that() -> None:
+    async with fake_engine() as engine, gateway_over(engine.url, tenants=[tenant("ann")]) as run, client(run) as http:
+        assert (await http.get("/ready")).json() == {"ready": True}
+
+
+async def test_another_configuration_of_tenants() -> None:
+    """What is in flight goes on and is settled; who is gone is let in no longer."""
+    gate = asyncio.Event()
+    held = held_stream(gate, frame("a"), after=(usage_frame(8, 0), DONE))
+    tenants = [tenant("ann", max_concurrency=2), tenant("bob")]
+    async with fake_engine(held) as engine, gateway_over(engine.url, tenants=tenants) as run:
+        running = asyncio.create_task(post(run, chat(stream=True), headers=bearer("ann")))
+        await engine.arrived.wait()
+        pools = [{"name": "p", "engine": "vllm", "replicas": [engine.url], "model": "m"}]
+        run.gateway.renew_tenants(build({"pools": pools, "tenants": [tenant("ann", max_concurrency=1), tenant("cat")]}))
+        statuses = [
+            (await post(run, chat("x", stream=True), headers=bearer(name))).status_code for name in ("ann", "bob")
+        ]
+        assert statuses == [429, 401]
+        gate.set()
+        assert (await running).status_code == 200
+        for name in ("ann", "cat"):
+            assert (await post(run, chat("x", stream=True), headers=bearer(name))).status_code == 200
+        salts = [json.loads(request.body)["cache_salt"] for request in engine.requests]
+        assert salts[0] == salts[1] != salts[2]
+        run.gateway.renew_tenants(build({"pools": pools}))
+        assert (await post(run, chat("x", stream=True))).status_code == 200
