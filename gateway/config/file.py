@@ -8,7 +8,7 @@ import msgspec
 
 from gateway.config.health import HealthConfig, check_health
 from gateway.config.log import LogConfig, check_log
-from gateway.config.pools import PoolConfig, check_pools
+from gateway.config.pools import PoolConfig, check_pools, pool_notices
 from gateway.config.retry import RetryConfig, check_retry
 from gateway.config.routing import (
     ExperimentConfig,
@@ -42,7 +42,7 @@ class Config(Section, frozen=True):
 
     def notices(self) -> list[str]:
         """What the file asks for that this version does not do yet, and what is less safe than it might be."""
-        notices = server_notices(self.server) + tenant_notices(self.auth, self.tenants)
+        notices = server_notices(self.server) + tenant_notices(self.auth, self.tenants) + pool_notices(self.pools)
         if self.experiments:
             notices.append("[[experiments]] are read but not run by this version: traffic is not split")
         return notices
