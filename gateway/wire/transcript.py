@@ -39,13 +39,15 @@ class Said:
     """What a stream has said so far.
 
     `head` are the members that all its frames share. `frames` are the lengths of `text` after each frame that added
-    to it, which is about one a token. `usage` is the engine's running count, where the client asked for that.
+    to it, which is about one a token; `thoughts` counts those of `reasoning`. `usage` is the engine's running count,
+    where the client asked for that.
     """
 
     head: Fields = field(default_factory=dict)
     text: str = ""
     reasoning: str = ""
     frames: list[int] = field(default_factory=list)
+    thoughts: int = 0
     usage: Fields | None = None
     finish_reason: str | None = None
     calls_tool: bool = False
@@ -91,6 +93,7 @@ def _read_choice(said: Said, endpoint: Endpoint, choice: Fields) -> None:
         said.frames.append(len(said.text))
     if isinstance(reasoning, str):
         said.reasoning += reasoning
+        said.thoughts += 1
     said.calls_tool |= bool(delta.get("tool_calls") or delta.get("function_call"))
     said.finish_reason = choice.get("finish_reason") or said.finish_reason
 
