@@ -21,6 +21,7 @@ class Course:
         self._tried: set[str] = set()
         self._failed: set[str] = set()  # those of them that answered, but badly; others may come back
         self._attempts = 0
+        self._wait_until: float | None = None  # all of its waits together end then
 
     async def first(self) -> Placed:
         """Where the request goes; a Rejection only after waiting, if that may help."""
@@ -88,10 +89,11 @@ class Course:
         """Where the request goes once a replica is back; None if none came in time."""
         gateway, recourse = self._gateway, self._gateway.recourse
         since = gateway.clock()
-        until = since + recourse.wait_s(rejection)
+        if self._wait_until is None:
+            self._wait_until = since + recourse.wait_s(rejection)
         recourse.waiting += 1
         try:
-            while gateway.clock() < until:
+            while gateway.clock() < self._wait_until:
                 await asyncio.sleep(recourse.look_s())
                 placed = await gateway.placer.place(self._after(self._failed))
                 if isinstance(placed.answer, Decision):
