@@ -123,7 +123,7 @@ class Onward(Sending):
 def said_so_far(sending: Sending, transcript: Transcript | None) -> Said | Obstacle:
     """What a stream has said, or why it cannot go on elsewhere."""
     if transcript is None:
-        return sending.request.obstacle or Obstacle.SWITCHED_OFF
+        return sending.request.obstacle or Obstacle.NOT_KEPT
     if not transcript.whole:
         return Obstacle.TOO_LONG
     said = read_said(sending.endpoint, transcript.pieces)

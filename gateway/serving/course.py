@@ -41,10 +41,11 @@ class Course:
         return await self._next(attempt, failure.cause)
 
     async def onward(self, asked: RouteRequest, failure: AttemptLostError, attempt: Attempt) -> Placed | None:
-        """The same for a stream that broke in the middle and goes on as `asked`."""
+        """The same for a stream that broke in the middle and goes on as `asked`: best where engines are alike."""
         self.asked = asked
         self._note(failure, attempt)
-        return await self._next(attempt, Cause.CONTINUED)
+        same = msgspec.structs.replace(asked, pinned_pool=asked.pinned_pool or attempt.decision.chosen.pool)
+        return await self._next(attempt, Cause.CONTINUED, same)
 
     def may_go_on(self, failure: AttemptLostError) -> bool:
         """Whether a stream that broke in the middle may go on elsewhere."""
@@ -63,11 +64,13 @@ class Course:
         self._tried.add(answer.chosen.replica)
         return answer
 
-    async def _next(self, attempt: Attempt, cause: Cause) -> Placed | None:
-        answer = self._gateway.router.route(self._after(self._tried), self._gateway.clock())
-        if isinstance(answer, Decision):
-            attempt.lose(cause)
-            return Placed(answer)
+    async def _next(self, attempt: Attempt, cause: Cause, rather: RouteRequest | None = None) -> Placed | None:
+        for asked in (self.asked,) if rather is None else (rather, self.asked):
+            request = msgspec.structs.replace(asked, tried=frozenset(self._tried))
+            answer = self._gateway.router.route(request, self._gateway.clock())
+            if isinstance(answer, Decision):
+                attempt.lose(cause)
+                return Placed(answer)
         if not isinstance(answer, Rejection) or not self._gateway.recourse.wait_s(answer):
             return None
         if self._tried == self._failed:  # nobody can come back

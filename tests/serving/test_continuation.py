@@ -176,7 +176,7 @@ STAYS_BROKEN: dict[str, dict[str, Any]] = {
     "penalty": {"presence_penalty": 0.5},
     "structured_output": {"response_format": {"type": "json_object"}},
     "tool_call": {"tools": [{"type": "function", "function": {"name": "f"}}], "eager": True},
-    "stop": {"stop": ["never", "te\n"]},
+    "stop": {"stop": ["never"]},
     "reasoning": {"chat_template_kwargs": {"thinking": True}, "max_tokens": 40},
 }
 
@@ -199,6 +199,21 @@ async def test_what_cannot_go_on_ends_with_an_error(why: str) -> None:
     assert [error["type"] for error in made.errors] == ["bad_gateway"]
     assert not made.done
     assert f'outcome="{why}"' in page
+
+
+async def test_a_template_that_ignores_the_flags_is_found_out() -> None:
+    async with cut_fleet("vllm") as fleet:
+        fleet.heeds = False
+        fleet.cuts.append(Cut(3))
+        made = got((await post(fleet.run, CHAT)).content)
+        assert made.errors
+        assert len(fleet.asked) == 1
+        fleet.cuts.append(Cut(3))
+        assert got((await post(fleet.run, TEXT, "/v1/completions")).content).done
+        async with admin(fleet.run) as http:
+            page = (await http.get("/metrics")).text
+        assert 'outcome="template"' in page
+        assert nothing_is_booked(fleet.run)
 
 
 async def test_switched_off_it_is_an_error_too() -> None:

@@ -1,6 +1,7 @@
 """An engine in front of a simulated one that passes on only the beginning of its streams, when told to."""
 
 import asyncio
+import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -66,6 +67,8 @@ class Fleet:
     run: RunningGateway
     engines: list[FakeEngine]
     cuts: deque[Cut] = field(default_factory=deque)
+    heeds: bool = True
+    """Whether the engines' chat template lets an answer be gone on with."""
     frames: list[bytes] = field(default_factory=list)
     """Those of the last stream that was asked for."""
 
@@ -100,7 +103,12 @@ async def cut_fleet(
 def _passing(http: httpx.AsyncClient, fleet: Fleet) -> Answer:
     async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
         headers = {name: value for name, value in request.headers.items() if name in ("x-request-id", "content-type")}
-        got = await http.request(request.method, request.target, content=request.body, headers=headers)
+        body = request.body
+        if not fleet.heeds and b'"continue_final_message"' in body:  # as vLLM's own tokenizers of DeepSeek do
+            fields = json.loads(body)
+            flags = ("continue_final_message", "add_generation_prompt")
+            body = json.dumps({name: value for name, value in fields.items() if name not in flags}).encode()
+        got = await http.request(request.method, request.target, content=body, headers=headers)
         kind = got.headers.get("content-type", "")
         if not kind.startswith("text/event-stream"):
             writer.write(response(got.content, got.status_code, kind))
