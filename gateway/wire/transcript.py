@@ -24,10 +24,6 @@ class Transcript:
         self.pieces: list[bytes] = []
         self.room = limit_bytes
 
-    def overflow(self) -> None:
-        """There is no room left: keep nothing from here on."""
-        self.pieces.clear()
-
     @property
     def whole(self) -> bool:
         """Whether all that was sent is kept."""
@@ -76,7 +72,8 @@ def read_said(endpoint: Endpoint, pieces: list[bytes]) -> Said:
             said.usage_sent |= choices == []
         if not isinstance(choices, list) or len(choices) > 1 or not all(isinstance(one, dict) for one in choices):
             said.odd = True
-        for choice in choices or ():
+            break
+        for choice in choices:
             _read_choice(said, endpoint, choice)
     return said
 
