@@ -216,6 +216,9 @@ def test_text_that_is_taken_for_thoughts_is_not_passed_on() -> None:
         spliced(SAID, other({"reasoning": "c"}))
     with pytest.raises(StrayedError):
         spliced(SAID, b"data: {{\n\n")
+    for odd in ([1], "x", [{"index": 0}], [{"index": 0, "delta": {"content": 5}}]):
+        with pytest.raises(StrayedError):
+            spliced(SAID, b"data: " + json.dumps({"choices": odd}).encode() + b"\n\n")
 
 
 def test_errors_and_comments_pass() -> None:
