@@ -3,7 +3,7 @@
 `Answer` is all that it sees of the client's connection. Whether there is another attempt is `Recourse`'s word.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from gateway.errors import GatewayError, Origin
 from gateway.journal.entry import Entry
@@ -33,7 +33,9 @@ from gateway.wire.request import Endpoint, InferenceRequest, parse
 from gateway.wire.sampling import Obstacle
 from gateway.wire.transcript import Transcript
 
-_DONE = b"data: [DONE]\n\n"
+KEPT_BODY_BYTES: Final = 2 * 1024 * 1024
+"""Longer requests are not kept while their stream runs, so that it cannot go on elsewhere."""
+_DONE: Final = b"data: [DONE]\n\n"
 
 
 class Broken(NamedTuple):
@@ -147,7 +149,8 @@ class Exchange:
         if isinstance(first.answer, Rejection):
             self._rejected(first.answer, request)
             return
-        if request.obstacle is None and gateway.recourse.continues:
+        keeps = request.obstacle is None and gateway.recourse.continues
+        if keeps and len(self._request.body) <= KEPT_BODY_BYTES:
             self._transcript = Transcript()
         kept = self._transcript is not None
         sending = Sending(self._endpoint, self._request, request, self._engine_id, self._visit, kept=kept)
@@ -202,6 +205,8 @@ class Exchange:
         """Pass the answer on; None once it is over, else what broke the stream."""
         attempt, answer = running.attempt, self._answer
         self._tell_of_broken("continued")
+        if not running.sending.kept:
+            running.sending.body = b""  # is not sent again, and is long
         headers = header_rules.for_client(running.response.headers, self.request_id, attempt.decision.chosen)
         if running.reply is not None:
             answer.whole(running.response.status, headers, running.first)
