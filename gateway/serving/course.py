@@ -36,6 +36,11 @@ class Course:
         None when the failure is final or nobody is left; the attempt is given up too if that took waiting.
         """
         self._note(failure, attempt)
+        if failure.error.overloaded and self._gateway.router.can_hold and not self.asked.begun:
+            attempt.lose(Cause.OVERLOADED)  # and back to the queue, until one takes it
+            self._tried.clear()
+            self._failed.clear()
+            return await self._gateway.placer.again(self.asked)
         if not self._gateway.recourse.again(failure, self._attempts, self._gateway.clock()):
             return None
         return await self._next(attempt, failure.cause)

@@ -78,6 +78,9 @@ class Exchange:
         except GatewayError as error:
             self.refuse(error)
             return
+        if self._gateway.router.holds and (refusal := self._too_many(request)) is not None:
+            self._rejected(refusal, request)
+            return
         chains = await self._gateway.chains_of(request, self._request.body)
         request.prompt = None
         live = self._gateway.live_ids
@@ -98,6 +101,12 @@ class Exchange:
             self._visit = admit(tenant, request, self._fields, self._gateway.unsalted, now)
         finally:
             self._answer.more = rate_headers(tenant, now)
+
+    def _too_many(self, request: InferenceRequest) -> Rejection | None:
+        """Whether too many wait for it to be served in time, whatever it is: that is known before all the work."""
+        priority, deadline_s = header_rules.priority(self._fields), header_rules.deadline_s(self._fields)
+        now = self._gateway.clock()
+        return self._gateway.router.refusal(request.model, self._tenant, priority, deadline_s, now)
 
     def refuse(self, error: GatewayError, model: str = "") -> None:
         """End a request that no replica took."""
@@ -171,6 +180,8 @@ class Exchange:
                     placed = await course.following(failure, running.attempt)
                 if placed is None:
                     self._give_up(running, failure)
+                elif isinstance(placed.answer, Rejection):  # it waited for an engine that would take it, in vain
+                    self._rejected(placed.answer, request)
             finally:
                 # Reached with the attempt still open only by cancellation or a bug of ours.
                 running.attempt.finish(Outcome.CLIENT_GONE if self._answer.gone else Outcome.REJECTED)
@@ -298,6 +309,8 @@ class Exchange:
             pinned_replica=header_rules.text(named(b"x-prefixgate-replica")),
             begun=begun,
             scope=None if self._request.tenant is None else self._request.tenant.scope,
+            priority=header_rules.priority(self._fields),
+            deadline_s=header_rules.deadline_s(self._fields),
         )
 
     def _stored(self, running: Try, response_id: str | None) -> None:
