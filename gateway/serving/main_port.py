@@ -12,6 +12,7 @@ from gateway.serving.front.asgi import serve_asgi
 from gateway.serving.front.port import Port, internal_error
 from gateway.serving.front.request import HttpRequest
 from gateway.serving.gateway import Gateway
+from gateway.serving.openapi import describe
 from gateway.serving.stored_responses import serve_stored, stored_response_id
 from gateway.wire.request import Endpoint
 
@@ -46,6 +47,7 @@ class MainPort(FrameworkPort):
     def __init__(self, gateway: Gateway, app: FastAPI) -> None:
         super().__init__(gateway, app)
         self._gateway = gateway
+        describe(app)
 
     async def serve(self, request: HttpRequest, answer: Answer) -> None:
         """Answer a request."""
