@@ -77,7 +77,7 @@ class EngineDescription:
     `reports_cached_tokens`: whether usage carries cached tokens (vLLM `--enable-prompt-tokens-details`,
     SGLang `--enable-cache-report`). `exposes_metrics`: whether `/metrics` carries the engine's own figures
     (off with vLLM's `--disable-log-stats`, on with SGLang's `--enable-metrics`). `publishes_events`: whether it
-    says where it publishes KV-cache events.
+    says where it publishes KV-cache events, `events_tell_salts` whether those say which salt blocks were stored under.
     """
 
     version: str | None = None
@@ -88,6 +88,7 @@ class EngineDescription:
     kv_capacity_tokens: int | None = None
     exposes_metrics: bool | None = None
     publishes_events: bool | None = None
+    events_tell_salts: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import msgspec
 
 from gateway.routing.candidates import Candidate
 from gateway.routing.chain import PrefixChain
+from gateway.routing.scope import Scope
 
 ANONYMOUS: Final = "anonymous"
 
@@ -17,7 +18,8 @@ class RouteRequest(msgspec.Struct, frozen=True, gc=False):
     `chain` is of the prompt's text, `token_chains` of its token ids, in the forms that replicas are followed by, as
     far as they are known. `session` is the session affinity unit; `response_id` names a stored Responses object
     that only its replica can continue; `tried` are replicas that failed this request already; `tenant` is whoever
-    the request is counted for.
+    the request is counted for, `scope` what of the fleet exists for it (None: everything). `begun`: it goes on with a
+    stream whose first token another replica gave.
     """
 
     request_id: str
@@ -32,6 +34,8 @@ class RouteRequest(msgspec.Struct, frozen=True, gc=False):
     pinned_pool: str | None = None
     pinned_replica: str | None = None
     tried: frozenset[str] = frozenset()
+    begun: bool = False
+    scope: Scope | None = None
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):

@@ -22,6 +22,7 @@ from gateway.serving.json_response import json_response
 from gateway.serving.metrics import registry
 from gateway.serving.report import WorkerView
 from gateway.serving.sharing.status import SharingStatus
+from gateway.serving.tenant_figures import TenantView
 from gateway.serving.whole import recent_requests, request_told, whole_report
 
 EVENTS_EVERY_S: Final = 1.0
@@ -44,6 +45,7 @@ class GatewayView(msgspec.Struct, frozen=True):
     feeds: tuple[FeedStatus, ...]
     workers: tuple[WorkerView, ...]
     sharing: SharingStatus
+    tenants: tuple[TenantView, ...] = ()
 
 
 class AdminView(msgspec.Struct, frozen=True):
@@ -124,6 +126,7 @@ async def encoded_view(gateway: Gateway) -> bytes:
         feeds=report.feeds,
         workers=report.workers,
         sharing=report.sharing,
+        tenants=report.tenants,
     )
     return msgspec.json.encode(AdminView(view, report.snapshot))
 

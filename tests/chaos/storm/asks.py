@@ -122,9 +122,9 @@ class Traffic:
         return self._ask("tools", CHAT, body, may_be_cut=True)
 
     def _completion(self) -> Ask:
-        return self._ask(
-            "completion", COMPLETIONS, {"prompt": self._words(60), "max_tokens": self._rng.randrange(10, 90)}
-        )
+        prompt = self._words(60)
+        prompt += "." * (-len(prompt) % 4)  # whole tokens, so that text which follows is tokenised as if it came at once
+        return self._ask("completion", COMPLETIONS, {"prompt": prompt, "max_tokens": self._rng.randrange(10, 90)})
 
     def _responses(self) -> Ask:
         body = {"input": self._words(60), "max_output_tokens": 40, "chat_template_kwargs": {"thinking": False}}
