@@ -66,7 +66,8 @@ class Crowd:
 
     async def _one(self, request_id: str) -> None:
         done = await visit(self._world.file.url, self._traffic.draw(), request_id, self._expected)
-        done.attempts = await self._world.attempts(request_id)
+        done.attempts, replica = await self._world.told(request_id)
+        done.replica = replica or done.replica  # who began a stream is not always who ended it
         self.visits.append(done)
 
     @property

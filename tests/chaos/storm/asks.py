@@ -123,7 +123,7 @@ class Traffic:
 
     def _completion(self) -> Ask:
         prompt = self._words(60)
-        prompt += "." * (-len(prompt) % 4)  # whole tokens, so that text which follows is tokenised as if it came at once
+        prompt += "." * (-len(prompt) % 4)  # whole tokens: what follows is tokenised as if it came at once
         return self._ask("completion", COMPLETIONS, {"prompt": prompt, "max_tokens": self._rng.randrange(10, 90)})
 
     def _responses(self) -> Ask:
