@@ -107,7 +107,8 @@ class Traffic:
         return self._ask("chat", CHAT, {"messages": self._turns(), **self._thinking(False)})
 
     def _reasoning(self) -> Ask:
-        return self._ask("reasoning", CHAT, {"messages": self._turns(), **self._thinking(True)})
+        body = {"messages": self._turns(), **self._thinking(True)}
+        return self._ask("reasoning", CHAT, body, may_be_cut=True)  # in the middle of a thought
 
     def _long(self) -> Ask:
         return self._ask("long prompt", CHAT, {"messages": self._turns(2000), **self._thinking(False)})
