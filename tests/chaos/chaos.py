@@ -12,7 +12,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -66,7 +66,8 @@ class Crowd:
 
     async def _one(self, request_id: str) -> None:
         done = await visit(self._world.file.url, self._traffic.draw(), request_id, self._expected)
-        done.attempts = await self._world.attempts(request_id)
+        done.attempts, replica = await self._world.told(request_id)
+        done.replica = replica or done.replica  # who began a stream is not always who ended it
         self.visits.append(done)
 
     @property
@@ -177,12 +178,16 @@ def main(arguments: list[str] | None = None, out: Callable[[str], None] = print)
     add("--leaving", type=float, default=0.08, help="share of clients that leave early")
     add("--only", action="append", choices=tuple(KINDS), metavar="KIND", help=f"of {', '.join(KINDS)} (repeatable)")
     add("--without", action="append", default=[], choices=tuple(KINDS), metavar="KIND", help="(repeatable)")
+    add("--folder", type=Path, help="keeps the logs of all processes (default: none are kept)")
     add("--json", action="store_true")
     options = parser.parse_args(arguments)
     if not 0 < options.together < options.engines:
         parser.error("--together must be less than --engines: somebody has to serve")
-    with tempfile.TemporaryDirectory() as name, asyncio.Runner(loop_factory=new_event_loop) as runner:
-        account, began = runner.run(run(options, Path(name), show_progress=sys.stderr.isatty()))
+    with ExitStack() as stack:
+        folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        runner = stack.enter_context(asyncio.Runner(loop_factory=new_event_loop))
+        account, began = runner.run(run(options, folder, show_progress=sys.stderr.isatty()))
         if options.json:
             out(json.dumps(account.figures(began), indent=2))
         else:

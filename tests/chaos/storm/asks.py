@@ -107,7 +107,8 @@ class Traffic:
         return self._ask("chat", CHAT, {"messages": self._turns(), **self._thinking(False)})
 
     def _reasoning(self) -> Ask:
-        return self._ask("reasoning", CHAT, {"messages": self._turns(), **self._thinking(True)})
+        body = {"messages": self._turns(), **self._thinking(True)}
+        return self._ask("reasoning", CHAT, body, may_be_cut=True)  # in the middle of a thought
 
     def _long(self) -> Ask:
         return self._ask("long prompt", CHAT, {"messages": self._turns(2000), **self._thinking(False)})
@@ -122,9 +123,9 @@ class Traffic:
         return self._ask("tools", CHAT, body, may_be_cut=True)
 
     def _completion(self) -> Ask:
-        return self._ask(
-            "completion", COMPLETIONS, {"prompt": self._words(60), "max_tokens": self._rng.randrange(10, 90)}
-        )
+        prompt = self._words(60)
+        prompt += "." * (-len(prompt) % 4)  # whole tokens: what follows is tokenised as if it came at once
+        return self._ask("completion", COMPLETIONS, {"prompt": prompt, "max_tokens": self._rng.randrange(10, 90)})
 
     def _responses(self) -> Ask:
         body = {"input": self._words(60), "max_output_tokens": 40, "chat_template_kwargs": {"thinking": False}}

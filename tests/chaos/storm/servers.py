@@ -103,14 +103,15 @@ class GatewayFile:
     admin_port: int = field(default_factory=free_port)
 
     def write(self, engines: list[Engine], timeouts_s: tuple[float, ...], redis_url: str | None) -> None:
-        """`timeouts_s`: for a connection, the first byte, and between bytes."""
+        """`timeouts_s`: for a connection, the beginning of an answer, and between its bytes."""
         connect_s, first_byte_s, idle_s = timeouts_s
         pools: dict[str, list[str]] = {}
         for engine in engines:
             pools.setdefault(engine.replica.rpartition("-")[0], []).append(engine.url)
         tables = [
             f"[server]\nport = {self.port}\nadmin_port = {self.admin_port}",
-            f"[timeouts]\nconnect_s = {connect_s}\nfirst_byte_s = {first_byte_s}\nidle_s = {idle_s}",
+            f"[timeouts]\nconnect_s = {connect_s}\nfirst_token_s = {first_byte_s}\nfirst_byte_s = {first_byte_s}\n"
+            f"idle_s = {idle_s}",
             "[polling]\ninterval_s = 0.5\ntimeout_s = 1",
             *([f'[state]\nredis_url = "{redis_url}"'] if redis_url else []),
             *(

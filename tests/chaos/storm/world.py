@@ -64,12 +64,14 @@ class World:
         except httpx.HTTPError:
             return 0
 
-    async def attempts(self, request_id: str) -> int | None:
-        """How many replicas the gateway tried for a recent request, as far as it remembers."""
+    async def told(self, request_id: str) -> tuple[int | None, str]:
+        """How many replicas the gateway tried for a recent request, and the last of them, as far as it remembers."""
         with suppress(httpx.HTTPError, ValueError, KeyError):
             answer = await self.http.get(f"/api/requests/{request_id}")
-            return answer.json()["attempts"] if answer.status_code == 200 else None
-        return None
+            if answer.status_code == 200:
+                said = answer.json()
+                return said["attempts"], next((one["replica"] for one in said["candidates"] if one["chosen"]), "")
+        return None, ""
 
     async def continued(self) -> int | None:
         """Streams that went on at another engine in the middle; None where the gateway does not count them."""
