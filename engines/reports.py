@@ -79,7 +79,8 @@ class EngineDescription:
     `reports_cached_tokens`: whether usage carries cached tokens (vLLM `--enable-prompt-tokens-details`,
     SGLang `--enable-cache-report`). `exposes_metrics`: whether `/metrics` carries the engine's own figures
     (off with vLLM's `--disable-log-stats`, on with SGLang's `--enable-metrics`). `publishes_events`: whether it
-    says where it publishes KV-cache events. `max_running_requests` is the most that it runs at a time, over all ranks.
+    says where it publishes KV-cache events, `events_tell_salts` whether those say which salt blocks were stored under.
+    `max_running_requests` is the most that it runs at a time, over all ranks.
     """
 
     version: str | None = None
@@ -90,6 +91,7 @@ class EngineDescription:
     kv_capacity_tokens: int | None = None
     exposes_metrics: bool | None = None
     publishes_events: bool | None = None
+    events_tell_salts: bool = False
     max_running_requests: int | None = None
 
 

@@ -22,7 +22,7 @@ from engines.bodies import (
     read_text,
 )
 from engines.cache_events import BlockKey, EventBatch, EventSource
-from engines.dialect import Pages, TokeniseFields
+from engines.dialect import Continued, Pages, TokeniseFields
 from engines.error_bodies import read_engine_error
 from engines.kv_events import read_event_batch
 from engines.metrics_page import Sample, peak, read_samples, total
@@ -71,6 +71,7 @@ class SglangDialect:
     health_path = "/v1/models"
     models_path = "/v1/models"
     tokenise_takes: TokeniseFields = "chat"
+    tells_continuation = False
     load_paths: tuple[str, ...] = (_LOADS, _OLD_LOAD, _METRICS)
     description_paths: tuple[str, ...] = (_SERVER_INFO, _OLD_SERVER_INFO)
 
@@ -142,6 +143,16 @@ class SglangDialect:
     def request_id_field(self, request_id: str) -> tuple[str, str] | None:
         """`rid`, which is also the response's id. A duplicate of a live one is refused with 400."""
         return ("rid", request_id)
+
+    def continue_chat(self, content: str, reasoning: str) -> Continued | None:
+        """A final message that is gone on with: its content alone follows the generation prompt, as it is."""
+        if reasoning:
+            return None
+        return {"role": "assistant", "content": content}, {"continue_final_message": True}
+
+    def salt_field(self, path: str, salt: str) -> tuple[str, str] | None:
+        """`cache_salt`; what `/v1/messages` is sent beside Anthropic's own fields is not read."""
+        return None if path == "/v1/messages" else ("cache_salt", salt)
 
     def abort_call(self, request_id: str) -> EngineCall | None:
         """`POST /abort_request`: a closed connection is noticed only after 2 to 4 s.

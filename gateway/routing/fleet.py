@@ -19,6 +19,7 @@ from gateway.routing.chain import ChainForm, PrefixChain, token_form
 from gateway.routing.curves import ENOUGH, PrefillCurve, TokenRatio, TokenRatios, best_known, blended
 from gateway.routing.decision import RouteRequest
 from gateway.routing.engine_load import EngineLoad
+from gateway.routing.health import Health, HealthRules
 from gateway.routing.token_trust import TokenTrust
 
 STEP_SPREAD_S: Final = 0.005
@@ -83,6 +84,8 @@ class Booking(msgspec.Struct, eq=False, gc=False):
     """What its prefill took of the engine's time, once it is done."""
     token_count: tuple[str, int] | None = None
     """The kind of request and our count of its tokens, where we have one."""
+    begun: bool = False
+    """Whether its first token is not the client's first."""
 
     @property
     def predicted_ttft_ms(self) -> float:
@@ -116,6 +119,7 @@ class Replica:
     cache: CacheView
     curves: tuple[PrefillCurve, PrefillCurve, PrefillCurve]
     """Its own, its pool's and the fleet's."""
+    health: Health
     state: ReplicaState = ReplicaState.STARTING
     reason: str = "not probed yet"
     models: Mapping[str, ModelCard] = field(default_factory=dict)
@@ -361,7 +365,7 @@ class Pool:
 class Fleet:
     """All pools and replicas, by name and in slot order."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: HealthRules) -> None:
         self.pools: dict[str, Pool] = {}
         self.replicas: list[Replica] = []
         self.curve = PrefillCurve()
@@ -371,7 +375,10 @@ class Fleet:
         """The same, of the replicas that are up."""
         self.adapters: set[str] = set()
         """The names among them that are adapters: their prompts share no cache with their model's."""
+        self.ailing: set[Replica] = set()
+        """Those with something held against their health; nearly always none."""
         self.by_url: dict[str, Replica] = {}
+        self._rules = rules
         self._by_name: dict[str, Replica] = {}
 
     def add_pool(self, spec: PoolSpec) -> Pool:
@@ -381,7 +388,7 @@ class Fleet:
 
     def add_replica(self, pool: Pool, spec: ReplicaSpec, cache: CacheView) -> Replica:
         """A new replica of the pool; its slot must be the next in order."""
-        replica = Replica(spec, pool, cache, (PrefillCurve(), pool.curve, self.curve))
+        replica = Replica(spec, pool, cache, (PrefillCurve(), pool.curve, self.curve), Health(self._rules))
         pool.replicas.append(replica)
         self.replicas.append(replica)
         self._by_name[spec.name] = self.by_url[spec.url] = replica

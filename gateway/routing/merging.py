@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from heapq import merge as in_order
 from typing import Final
 
+from gateway.routing.health import BREAKER_STATES
 from gateway.routing.histogram import Histogram
 from gateway.routing.queue_view import PriorityView, QueueView
 from gateway.routing.scoreboard import RECENT_TTFTS
@@ -96,10 +97,13 @@ def _counts(parts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 
 def _replica(replica: ReplicaView, others: Sequence[Snapshot]) -> ReplicaView:
-    """Requests and memory are each process's own; all the rest is known alike."""
+    """Requests, memory and health are each process's own; all the rest is known alike. Shown is the worst health."""
     same = [replica, *(one for other in others for one in other.replicas if one.name == replica.name)]
     return replace(
         replica,
+        breaker=max((one.breaker for one in same), key=BREAKER_STATES.index),
+        breaker_opened=sum(one.breaker_opened for one in same),
+        overloaded=sum(one.overloaded for one in same),
         inflight=sum(one.inflight for one in same),
         peers_inflight=max(replica.peers_inflight - sum(one.inflight for one in same[1:]), 0),
         index_bytes=sum(one.index_bytes for one in same),
@@ -125,12 +129,22 @@ def _one_series(views: Sequence[SeriesView], ttfts: Ttfts) -> SeriesView:
         views[0],
         **sums,
         outcomes=_counts(one.outcomes for one in views),
+        given_up=_counts(one.given_up for one in views),
+        broken_streams=_counts(one.broken_streams for one in views),
         hit_rate=_ratio(sums["delivered_tokens"], sums["prompt_tokens"] - sums["unreported_prompt_tokens"]),
         ttft_p50_s=quantile(recent, 0.5),
         ttft_p90_s=quantile(recent, 0.9),
         ttft_p99_s=quantile(recent, 0.99),
         histograms={name: _histogram([one.histograms[name] for one in views]) for name in views[0].histograms},
     )
+
+
+def _summed(tallies: Iterable[dict[str, int]]) -> dict[str, int]:
+    together: dict[str, int] = {}
+    for tally in tallies:
+        for name, count in tally.items():
+            together[name] = together.get(name, 0) + count
+    return together
 
 
 def _histogram(parts: Sequence[Histogram]) -> Histogram:

@@ -12,7 +12,7 @@ from gateway.routing.chain import DEFAULT_BLOCK_BYTES, ChainForm
 from gateway.routing.congestion import Congestion
 from gateway.routing.decision import Decision, Held, Priority, Rejection, RouteRequest
 from gateway.routing.facts import Fact, PeerGone, PeerHeard, PeersSilent, ResponseStored, Withdrawn
-from gateway.routing.filters import usable
+from gateway.routing.filters import usable, visible
 from gateway.routing.fleet import (
     DEFAULT_KV_TOKENS,
     Booking,
@@ -24,6 +24,7 @@ from gateway.routing.fleet import (
     ReplicaState,
     chain_for,
 )
+from gateway.routing.health import HealthRules
 from gateway.routing.holding import LOOK_S, RELOOK_S, HeldRequest
 from gateway.routing.knowledge import Knowledge, give_knowledge, take_knowledge
 from gateway.routing.learning import AttemptFact, Learner
@@ -33,6 +34,7 @@ from gateway.routing.peers import Peers
 from gateway.routing.policies import HOLDING, POLICIES, SPREADING, UNITED, Circumstances
 from gateway.routing.queue_limits import UNLIMITED, QueueLimits
 from gateway.routing.reuse import Reuse
+from gateway.routing.scope import Scope
 from gateway.routing.scoreboard import RequestRecord, Scoreboard
 from gateway.routing.snapshot import Snapshot, take_snapshot
 from gateway.routing.table import CandidateTable
@@ -59,13 +61,14 @@ class Router:
         rng: Random | None = None,
         block_bytes: int = DEFAULT_BLOCK_BYTES,
         hold_ms: float = 0.0,
+        health: HealthRules = HealthRules(),  # noqa: B008 - frozen
         queue: QueueLimits = UNLIMITED,
     ) -> None:
         self.policy = policy
         self.block_bytes = block_bytes
         self._pick = POLICIES[policy]
         self._rng = rng or Random(0)
-        self._fleet = Fleet()
+        self._fleet = Fleet(health)
         self._beliefs = Beliefs()
         self._scoreboard = Scoreboard()
         self._congestion = Congestion()
@@ -207,7 +210,7 @@ class Router:
     def _decide(
         self, request: RouteRequest, now: float, draw: float, ticket: int | None = None
     ) -> Decision | Rejection:
-        answer = usable(self._fleet, self._stored, request)
+        answer = usable(self._fleet, self._stored, request, now)
         if isinstance(answer, Rejection):
             return answer
         model, up, replicas = answer
@@ -248,6 +251,7 @@ class Router:
             wait_ms=chosen.wait_ms,
             prefill_ms=chosen.prefill_ms,
             token_count=replica.pool.token_count(request),
+            begun=request.begun,
         )
         settled = int(chosen.overlap.settled / replica.pool.link_tokens(chain)) if chosen.cached_tokens else 0
         self._beliefs.claim(replica.cache, booking, settled)
@@ -361,13 +365,17 @@ class Router:
         """Every model that can be asked for, with the names of its replicas."""
         return {model: [r.spec.name for r in replicas] for model, replicas in self._fleet.served.items()}
 
-    def usable_models(self) -> dict[str, bool]:
-        """For every model, whether a replica of it is up."""
-        return {model: bool(up) for model, up in self._fleet.up.items()}
+    def usable_models(self, scope: Scope | None = None) -> dict[str, bool]:
+        """For every model that exists in the scope, whether a replica of it is up."""
+        if scope is None:
+            return {model: bool(up) for model, up in self._fleet.up.items()}
+        up = visible(self._fleet.up, scope)
+        return {model: model in up for model in visible(self._fleet.served, scope)}
 
-    def context_tokens(self, model: str) -> int | None:
+    def context_tokens(self, model: str, scope: Scope | None = None) -> int | None:
         """The smallest context of the model's replicas: what a prompt may rely on; None where none says."""
-        cards = [replica.models.get(model) for replica in self._fleet.served.get(model, ())]
+        served = self._fleet.served if scope is None else visible(self._fleet.served, scope)
+        cards = [replica.models.get(model) for replica in served.get(model, ())]
         sizes = (card.context_tokens for card in cards if card is not None)
         return min((size for size in sizes if size is not None), default=None)
 

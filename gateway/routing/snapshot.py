@@ -33,6 +33,8 @@ class SeriesView:
     model: str
     outcomes: dict[str, int]
     retries: int
+    given_up: dict[str, int]
+    broken_streams: dict[str, int]
     prompt_tokens: int
     unreported_prompt_tokens: int
     completion_tokens: int
@@ -103,6 +105,11 @@ class ReplicaView:
     url: str
     state: str
     reason: str
+    breaker: str
+    """closed, open or half-open."""
+    breaker_opened: int
+    overloaded: int
+    """How often its breaker opened, and how often it said that it is overloaded."""
     models: tuple[str, ...]
     version: str | None
     inflight: int
@@ -247,6 +254,9 @@ def _replica_view(replica: Replica, index: PrefixIndex, now: float) -> ReplicaVi
         url=replica.spec.url,
         state=replica.state,
         reason=replica.reason,
+        breaker=replica.health.state(now),
+        breaker_opened=replica.health.opened,
+        overloaded=replica.health.overloaded,
         models=tuple(sorted(replica.models)),
         version=replica.description.version,
         inflight=ours,  # those of peers are theirs to show
@@ -278,6 +288,8 @@ def _series_view(key: Key, series: Series) -> SeriesView:
         model=key.model,
         outcomes={str(outcome): count for outcome, count in series.outcomes.items()},
         retries=series.retries,
+        given_up={str(cause): count for cause, count in series.given_up.items()},
+        broken_streams=dict(series.broken_streams),
         prompt_tokens=series.prompt_tokens,
         unreported_prompt_tokens=series.unreported_prompt_tokens,
         completion_tokens=series.completion_tokens,

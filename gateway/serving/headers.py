@@ -21,10 +21,20 @@ _HOP_BY_HOP: Final = frozenset(
 )
 _NOT_FOR_ENGINES: Final = _HOP_BY_HOP | frozenset(
     b"host content-length expect accept-encoding "
-    b"authorization x-api-key cookie "  # the client's credentials are for us
+    b"authorization x-api-key api-key x-goog-api-key cookie cookie2 "  # the client's credentials are for us
+    b"forwarded via x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-forwarded-prefix "
+    b"x-forwarded-server x-forwarded-client-cert x-real-ip true-client-ip cf-connecting-ip "  # so is where it sits
+    b"x-override-rid "  # would give a request another's id
     b"x-request-id x-prefixgate-pool x-prefixgate-replica x-prefixgate-deadline-ms x-priority".split()
 )
-_NOT_FOR_CLIENTS: Final = _HOP_BY_HOP | frozenset((b"content-length", b"server", b"date", b"x-request-id"))
+_NOT_FOR_CLIENTS: Final = _HOP_BY_HOP | frozenset(
+    b"content-length server date x-request-id "
+    b"set-cookie set-cookie2 authorization www-authenticate proxy-authenticate authentication-info "
+    b"alt-svc clear-site-data strict-transport-security x-powered-by "  # speaks for an origin, and that is us
+    b"x-ratelimit-limit-requests x-ratelimit-limit-tokens x-ratelimit-remaining-requests "
+    b"x-ratelimit-remaining-tokens".split()
+)
+_OURS: Final = b"x-prefixgate-"
 _random: Final = Random(SystemRandom().getrandbits(256))  # names need not be secret, and a system call costs more
 _MILLISECONDS: Final = re.compile(rb"[0-9]{1,9}")
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -76,7 +86,7 @@ def for_engine(headers: HeaderList, extra: HeaderList) -> HeaderList:
 
 def for_client(headers: HeaderList, request: str, chosen: Candidate | None) -> HeaderList:
     """The engine's headers that the client sees, and who answered."""
-    passed = [pair for pair in headers if pair[0] not in _NOT_FOR_CLIENTS]
+    passed = [pair for pair in headers if pair[0] not in _NOT_FOR_CLIENTS and not pair[0].startswith(_OURS)]
     passed.append((b"x-request-id", request.encode("ascii")))
     if chosen is not None:
         passed += (

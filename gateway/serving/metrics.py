@@ -14,6 +14,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from gateway.routing.facts import Cause
+from gateway.routing.health import BREAKER_STATES, BreakerState
 from gateway.routing.histogram import Histogram
 from gateway.routing.queue_view import QueueView
 from gateway.routing.snapshot import ReplicaView, SeriesView, Snapshot, WaterfallView
@@ -21,6 +23,7 @@ from gateway.serving.events.intake import FeedStatus
 from gateway.serving.process_figures import as_metrics
 from gateway.serving.report import Report
 from gateway.serving.sharing.status import SharingStatus
+from gateway.serving.tenant_figures import TenantView, tenant_metrics
 
 LABELS = ("pool", "replica", "model")
 
@@ -43,6 +46,7 @@ def registry(report: Report) -> CollectorRegistry:
     made.register(SourcesCollector(report))
     made.register(ProcessesCollector(report))
     made.register(SharingCollector(report.sharing))
+    made.register(TenantsCollector(report.tenants))
     PlatformCollector(registry=made)
     return made
 
@@ -68,6 +72,21 @@ class SnapshotCollector(Collector):
         yield held
         yield from _queue(snapshot.queue)
         yield from _tenants(snapshot.tenants)
+
+
+class TenantsCollector(Collector):
+    """What tenants have used of their limits."""
+
+    def __init__(self, tenants: tuple[TenantView, ...]) -> None:
+        self._tenants = tenants
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing up front."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        return tenant_metrics(self._tenants)
 
 
 class SourcesCollector(Collector):
@@ -206,7 +225,14 @@ def _counters(series: tuple[SeriesView, ...]) -> Iterator[Metric]:
         "prefixgate_unpredicted_cached_tokens", "Tokens delivered from cache beyond the prediction", labels=LABELS
     )
     requests = CounterMetricFamily("prefixgate_requests", "Ended requests", labels=(*LABELS, "outcome"))
-    retries = CounterMetricFamily("prefixgate_retries", "Attempts that failed before their first byte", labels=LABELS)
+    retries = CounterMetricFamily(
+        "prefixgate_retries", "Attempts given up while their request went on elsewhere", labels=(*LABELS, "reason")
+    )
+    continuations = CounterMetricFamily(
+        "prefixgate_continuations",
+        "Streams that died in the middle: whether they went on elsewhere, or why not",
+        labels=(*LABELS, "outcome"),
+    )
     for one in series:
         labels = (one.pool, one.replica, one.model)
         prompt.add_metric(labels, one.prompt_tokens)
@@ -218,10 +244,13 @@ def _counters(series: tuple[SeriesView, ...]) -> Iterator[Metric]:
         lost.add_metric((*labels, "routing"), one.routing_loss_tokens)
         lost.add_metric((*labels, "index"), one.index_loss_tokens)
         gained.add_metric(labels, one.index_gain_tokens)
-        retries.add_metric(labels, one.retries)
+        for cause in Cause if one.replica else ():
+            retries.add_metric((*labels, cause), one.given_up.get(cause, 0))
+        for continuation, count in one.broken_streams.items():
+            continuations.add_metric((*labels, continuation), count)
         for outcome, count in one.outcomes.items():
             requests.add_metric((*labels, outcome), count)
-    yield from (prompt, unreported, completion, cached, lost, gained, requests, retries)
+    yield from (prompt, unreported, completion, cached, lost, gained, requests, retries, continuations)
 
 
 def _histograms(series: tuple[SeriesView, ...]) -> Iterator[Metric]:
@@ -284,9 +313,28 @@ def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
     return buckets
 
 
+def _troubles(replicas: tuple[ReplicaView, ...]) -> Iterator[Metric]:
+    """How often replicas were found broken, and how often busy."""
+    opened = CounterMetricFamily(
+        "prefixgate_breaker_opened", "Times that a replica's circuit breaker opened", labels=LABELS
+    )
+    overloaded = CounterMetricFamily(
+        "prefixgate_replica_overloaded", "Requests that a replica refused as it was overloaded", labels=LABELS
+    )
+    for replica in replicas:
+        opened.add_metric(_labels(replica), replica.breaker_opened)
+        overloaded.add_metric(_labels(replica), replica.overloaded)
+    yield opened
+    yield overloaded
+
+
 def _gauges(replicas: tuple[ReplicaView, ...]) -> Iterator[Metric]:
     readings: dict[str, tuple[str, Callable[[ReplicaView], float | None]]] = {
         "replica_up": ("1 when the replica answers", lambda r: float(r.state == "up")),
+        "breaker_state": (
+            "Circuit breaker: 0 closed, 1 half-open, 2 open",
+            lambda r: float(BREAKER_STATES.index(BreakerState(r.breaker))),
+        ),
         "replica_inflight": ("Requests of ours at the replica", lambda r: r.inflight),
         "replica_waiting_tokens": (
             "Uncached tokens waiting in the engine, by its own word",
@@ -321,6 +369,7 @@ def _gauges(replicas: tuple[ReplicaView, ...]) -> Iterator[Metric]:
             if value is not None:
                 family.add_metric(_labels(replica), value)
         yield family
+    yield from _troubles(replicas)
     chunk = GaugeMetricFamily(
         "prefixgate_prefill_chunk_tokens", "Chunked-prefill size, as wished and as it runs", labels=(*LABELS, "kind")
     )

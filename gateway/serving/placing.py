@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gateway.routing.decision import Decision, Held, Rejection, RouteRequest
-from gateway.routing.facts import AttemptFailed, Withdrawn
+from gateway.routing.facts import AttemptFailed, Cause, Withdrawn
 from gateway.routing.router import Router
 
 Answer = Decision | Rejection
@@ -58,14 +58,14 @@ class Placer:
             if not future.done():
                 future.set_result(answer)
             elif isinstance(answer, Decision):  # its client left in this very moment
-                self._router.observe(AttemptFailed(ticket, self._clock()))
+                self._router.observe(AttemptFailed(ticket, self._clock(), Cause.CLIENT_GONE))
         self._look_later()
 
     def _gone(self, ticket: int, future: "asyncio.Future[Answer]") -> None:
         if self._waiting.pop(ticket, None) is not None:
             self._router.observe(Withdrawn(ticket, self._clock()))
         elif future.done() and not future.cancelled() and isinstance(future.result(), Decision):
-            self._router.observe(AttemptFailed(ticket, self._clock()))
+            self._router.observe(AttemptFailed(ticket, self._clock(), Cause.CLIENT_GONE))
 
     def _look_later(self) -> None:
         """Queues shorten by themselves, so look again soon."""

@@ -167,7 +167,7 @@ async def test_engines_that_fail_refuse_or_say_nothing(path: Path) -> None:
     )
     tables: dict[str, Any] = {
         "routing": {"hold_ms": 0},
-        "timeouts": {"first_byte_s": 0.2},
+        "timeouts": {"first_byte_s": 0.2, "first_token_s": 0.2},
         "journal": {"path": str(path)},
     }
     async with fake_engine(answers) as engine, gateway_over(engine.url, **tables) as run:
