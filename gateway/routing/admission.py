@@ -141,11 +141,11 @@ class Admission:
                 answers.append((held.ticket, self._refuse(held, RejectionReason.QUEUE_DEADLINE, message, now)))
         return answers
 
-    def sent(self, held: HeldRequest, now: float) -> None:
-        """Its turn came."""
+    def sent(self, held: HeldRequest, best: Candidate, now: float) -> None:
+        """Its turn came: it costs what it costs there now, which may be less than when it came."""
         self._leave(held, now)
         self.waits[held.request.priority].observe(now - held.since)
-        self._gave(held.model, held.line, held.tokens, now)
+        self._gave(held.model, held.line, self._tokens(best, held.request), now)
 
     def passed(self, decision: Decision, request: RouteRequest, now: float) -> None:
         """A request went at once while others wait."""
