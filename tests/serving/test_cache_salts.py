@@ -178,6 +178,22 @@ async def test_a_stored_response_is_its_tenants_alone() -> None:
             assert await call(run, method, f"/v1/responses/resp_1{verb}", "ann") == 200
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_no_tenant_can_make_an_engine_store_a_response_under_anothers_id(dialect: str) -> None:
+    body = {"model": "m", "input": "x"}
+    tenants = [tenant("ann"), tenant("bob")]
+    async with fake_engine(whole(STORED)) as engine, gateway_over(engine.url, engine=dialect, tenants=tenants) as run:
+        for name in ("ann", "bob", "ann"):
+            answer = await post(run, body, "/v1/responses", bearer(name) | {"x-request-id": "same"})
+            assert (answer.status_code, answer.headers["x-request-id"]) == (200, "same")
+        said = [request.headers.get("x-request-id") or json.loads(request.body)["rid"] for request in engine.requests]
+        assert said[0] == said[2] != said[1]
+        for field in ("request_id", "rid"):
+            refused = await post(run, body | {field: "same"}, "/v1/responses", bearer("bob"))
+            assert (refused.status_code, openai_error(refused)["code"]) == (400, "request_id_not_allowed")
+        assert len(engine.requests) == 3
+
+
 async def test_without_a_salt_env_that_is_set_nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = {"name": "p", "engine": "vllm", "replicas": ["http://127.0.0.1:9"]}
     for value, words in ((None, "is not set"), ("short", "at least 16 characters")):
