@@ -50,6 +50,11 @@ def _salt(request: InferenceRequest, salt: str, unsalted: Collection[Endpoint]) 
         raise GatewayError(
             message, status=403, origin=Origin.CLIENT, type="permission_error", code="cache_not_isolated"
         )
+    salt_request(request, salt)
+
+
+def salt_request(request: InferenceRequest, salt: str) -> None:
+    """Give its prompt a cache of its own."""
     request.salt = salt
     if request.prompt is not None:
         request.prompt = request.prompt.salted(salt)

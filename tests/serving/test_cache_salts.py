@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from fake_engine import FakeEngine, by_call, fake_engine, response, whole, written
-from gateways import chat, client, gateway_of, gateway_over, openai_error, post
+from gateways import admin, chat, client, gateway_of, gateway_over, openai_error, post
 from tenants import SALT_SECRET, bearer, tenant
 
 from engines.registry import DIALECTS
@@ -138,6 +138,20 @@ async def test_no_hit_is_predicted_across_tenants() -> None:
     assert first == {"a": 0, "c": 0, "d": 0, "b": first["b"]}
     assert first["b"] > 0, "of its group's"
     assert min(again.values()) > 0
+
+
+async def test_what_is_explained_for_a_tenant_is_what_it_would_meet() -> None:
+    body = chat("a prompt of some length " * 300)
+    async with fake_engine() as engine, gateway_over(engine.url, tenants=[tenant("ann"), tenant("bob")]) as run:
+        await post(run, body, headers=bearer("ann"))
+        async with admin(run) as http:
+            told = {}
+            for name in ("ann", "bob"):
+                answer = await http.post("/api/explain", json=body, params={"tenant": name})
+                told[name] = answer.json()["candidates"][0]["cached_tokens"]
+            assert (await http.post("/api/explain", json=body, params={"tenant": "cat"})).status_code == 404
+    assert told["ann"] > 0
+    assert told["bob"] == 0
 
 
 # ── stored responses ─────────────────────────────────────────────────────────────────────────────
