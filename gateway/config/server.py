@@ -37,18 +37,29 @@ class ServerConfig(Section, frozen=True):
 
 
 class TimeoutsConfig(Section, frozen=True):
-    """`[timeouts]`: seconds for a connection to an engine, its first byte, and between its bytes; then for clients.
+    """`[timeouts]`: seconds for each phase of a request at an engine; then for clients.
+
+    A connection opens within `connect_s`. A stream begins within `first_token_s`, and `first_token_s_per_1k` more for
+    each thousand tokens of its prompt; an answer that is no stream within `first_byte_s`. Between two pieces of an
+    answer pass `idle_s` at most, and `total_s` from its request to its end.
 
     A client has `client_head_s` for the head of a request and `client_body_s` for all of its body, or to take what it
     is sent once it is behind; a connection without a request stays open for `client_idle_s`.
     """
 
     connect_s: float = 5.0
+    first_token_s: float = 120.0
+    first_token_s_per_1k: float = 2.0
     first_byte_s: float = 600.0
-    idle_s: float = 300.0
+    idle_s: float = 60.0
+    total_s: float = 3600.0
     client_head_s: float = 15.0
     client_body_s: float = 120.0
     client_idle_s: float = 75.0
+
+    def first_token(self, prompt_tokens: int) -> float:
+        """Seconds in which the stream for such a prompt must begin."""
+        return self.first_token_s + self.first_token_s_per_1k * prompt_tokens / 1000
 
 
 def check_server(server: ServerConfig) -> None:

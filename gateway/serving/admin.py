@@ -29,6 +29,9 @@ EVENTS_EVERY_S: Final = 1.0
 CLOSE_S: Final = 0.05
 """Listeners so close together get the same view."""
 
+_ANY_BODY: Final = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
+"""Of a route that reads the body itself."""
+
 routes = APIRouter()
 
 
@@ -106,7 +109,7 @@ async def _request(gateway: TheGateway, request_id: str) -> Response:
     return json_response(told)
 
 
-@routes.post("/api/explain")
+@routes.post("/api/explain", openapi_extra={"requestBody": _ANY_BODY})
 async def _explain(
     gateway: TheGateway, request: Request, endpoint: str = "/v1/chat/completions", tenant: str | None = None
 ) -> Response:

@@ -53,6 +53,13 @@ def _salt(request: InferenceRequest, salt: str, unsalted: Collection[Endpoint]) 
     salt_request(request, salt)
 
 
+def salt(request: InferenceRequest, visit: Visit) -> None:
+    """Put what goes on with an admitted request under its tenant's salt too."""
+    tenant_salt = visit.tenant.spec.salt
+    if tenant_salt is not None and request.endpoint not in _ABOUT_TOKENS:
+        salt_request(request, tenant_salt)
+
+
 def salt_request(request: InferenceRequest, salt: str) -> None:
     """Give its prompt a cache of its own."""
     request.salt = salt

@@ -44,6 +44,7 @@ class Explanation(msgspec.Struct, frozen=True):
     why: str
     request_id: str | None = None
     attempts: int | None = None
+    replicas: tuple[str, ...] | None = None
     outcome: str | None = None
     ttft_s: float | None = None
     usage: Usage | None = None
@@ -89,6 +90,7 @@ def explain_record(record: RequestRecord) -> Explanation:
         _explanation(record.decision),
         request_id=record.decision.request_id,
         attempts=record.attempts,
+        replicas=record.replicas,
         outcome=record.outcome,
         ttft_s=record.ttft_s,
         usage=record.usage,

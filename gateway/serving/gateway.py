@@ -23,6 +23,8 @@ from gateway.serving.events.feeds import EventFeeds
 from gateway.serving.headers import HeaderList
 from gateway.serving.journal import Journal
 from gateway.serving.placing import Placer
+from gateway.serving.recourse import Recourse
+from gateway.serving.request_log import RequestLog
 from gateway.serving.sharing.channel import Channel
 from gateway.serving.sharing.sharer import Sharer
 from gateway.serving.tls import EngineTls
@@ -58,6 +60,8 @@ class Gateway:
     ) -> None:
         self.config = config
         self.journal = journal
+        self.log = None if config.log.requests == "none" else RequestLog(everything=config.log.requests == "all")
+        """Where requests are told of as they end; None: nowhere."""
         self.siblings = siblings
         """The other workers; None where this process is the only one."""
         self.started_at = time.time() if siblings is None else siblings.started_at
@@ -69,11 +73,15 @@ class Gateway:
             rng=Random(seed),
             block_bytes=routing.block_bytes,
             hold_ms=routing.hold_ms,
+            health=config.health.rules(),
+            queue=config.queue.limits(),
         )
         self.placer = Placer(self.router, self.clock)
+        self.recourse = Recourse(config.retry, routing.max_attempts, Random(seed))
         self.tls = EngineTls(config.pools)
         limits = config.timeouts
-        self.engines = EngineClient(TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s), self.tls.of_url)
+        times = TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s, limits.total_s)
+        self.engines = EngineClient(times, self.tls.of_url)
         self.backends = {backend.name: backend for backend in _backends(config)}
         self.cache_secret = cache_secret(config)
         self.tenancy = configured_tenancy(config, self.cache_secret)
@@ -132,7 +140,8 @@ class Gateway:
     def notices(self) -> list[str]:
         """What an operator should know of the gateway itself: sentences."""
         sharing = self.sharer.notices if self.sharer is not None else []
-        return self.config.notices() + (self.journal.notices() if self.journal is not None else []) + sharing
+        written = [one.notices() for one in (self.journal, self.log) if one is not None]
+        return self.config.notices() + [notice for notices in written for notice in notices] + sharing
 
     def warnings(self, snapshot: Snapshot) -> dict[str, list[str]]:
         """By replica that is up: what is missing or differs from the configuration, and what to do about it."""
@@ -217,6 +226,8 @@ class Gateway:
         await self.feeds.close()
         self.tokenisers.close()
         await self.engines.close()
+        if self.log is not None:
+            await self.log.close()
         if self.journal is not None:
             await asyncio.to_thread(self.journal.close)
 

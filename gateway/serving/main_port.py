@@ -14,6 +14,7 @@ from gateway.serving.front.asgi import serve_asgi
 from gateway.serving.front.port import Port, internal_error
 from gateway.serving.front.request import HttpRequest
 from gateway.serving.gateway import Gateway
+from gateway.serving.openapi import describe
 from gateway.serving.stored_responses import serve_stored, stored_response_id
 from gateway.wire.request import Endpoint
 
@@ -58,6 +59,7 @@ class MainPort(FrameworkPort):
         """`has_admin`: the admin API is on this port too."""
         super().__init__(gateway, app, guard)
         self._gateway = gateway
+        describe(app)
         self._has_admin = has_admin
 
     async def serve(self, request: HttpRequest, answer: Answer) -> None:

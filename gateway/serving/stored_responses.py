@@ -8,10 +8,11 @@ from gateway.routing.facts import ResponseStored
 from gateway.serving import headers as header_rules
 from gateway.serving.access import owned
 from gateway.serving.engine_client import EngineGoneError, EngineResponse
+from gateway.serving.failure import AttemptLostError, client_error, lost, passable
 from gateway.serving.front.answer import Answer
 from gateway.serving.front.request import HttpRequest
 from gateway.serving.gateway import Backend, Gateway
-from gateway.serving.relay import AttemptLostError, client_error, lost, passable, read_error
+from gateway.serving.relay import read_error
 from gateway.tenancy.tenant import Tenant
 from gateway.wire.request import Endpoint
 

@@ -163,7 +163,7 @@ async def test_an_error_that_quotes_the_pools_key_is_passed_on_without_it(
     quoting = b'{"error":{"message":"no such thing, Bearer engine-secret","type":"x","code":"engine-secret"}}'
     async with fake_engine(whole(quoting, status)) as engine:
         pool = {"name": "p", "engine": "vllm", "replicas": [engine.url], "model": "m", "api_key_env": "ENGINE_KEY"}
-        async with gateway_of([pool]) as run:
+        async with gateway_of([pool], queue={"interactive_deadline_s": 0.5}) as run:
             answer = await post(run, chat())
     assert answer.status_code >= 400
     assert engine.requests[0].headers["authorization"] == "Bearer engine-secret"

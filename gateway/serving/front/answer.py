@@ -114,7 +114,7 @@ class Answer:
     def error(self, error: GatewayError, headers: HeaderList = _JSON, body: bytes | None = None) -> None:
         """Send an error in OpenAI's shape or in the words of `body`; in a stream that has begun, as its last frame."""
         if self.started:
-            self.end(error.sse_frame())
+            self.end(error.sse_frame(self.request.path))
             return
         if error.retry_after_s is not None:
             headers = [*headers, (b"retry-after", b"%d" % max(1, ceil(error.retry_after_s)))]
