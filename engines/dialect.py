@@ -67,6 +67,11 @@ class Dialect(Protocol):
     def continue_chat(self, content: str, reasoning: str) -> Continued | None:
         """What lets a chat go on with an answer of which these are the beginning; None where it cannot."""
 
+    def salt_field(self, path: str, salt: str) -> tuple[str, str] | None:
+        """The top-level body field (name, value) that gives a prompt a cache of its own at an inference endpoint, or
+        None where the engine takes no salt there.
+        """
+
     def abort_call(self, request_id: str) -> EngineCall | None:
         """The call that aborts a request at once; None where closing the connection does it."""
 

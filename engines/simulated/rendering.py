@@ -19,6 +19,7 @@ Message = Mapping[str, Any]
 
 BEGIN_OF_THINKING = b"<t>\n"
 END_OF_THINKING = b"</t>"
+_END_OF_TURN = b"</e>"
 _CALL = b"<|call|>"
 _TEXT_TYPES = ("text", "input_text", "output_text", "refusal")
 
@@ -44,6 +45,8 @@ def _render_turns(messages: Sequence[Message], tools: Sequence[Any], mode: str, 
         parts += [_marker("tools"), _spaced(msgspec.json.encode(tools))]
     for message in messages:
         parts += _render_message(message, keep_reasoning=bool(tools))
+    if not answer_follows and messages and messages[-1].get("role") == "assistant":
+        parts.append(_END_OF_TURN)  # as templates say that the last answer is over, and not to be gone on with
     if answer_follows:
         parts.append(_marker("assistant"))
         if mode != "chat":

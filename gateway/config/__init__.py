@@ -5,15 +5,18 @@ from gateway.config.pools import TOKENIZER, EventsConfig, PoolConfig
 from gateway.config.section import ConfigError, nearest
 from gateway.config.server import ServerConfig, TimeoutsConfig
 from gateway.config.storage import JournalConfig
+from gateway.config.tenants import AuthConfig, TenantConfig
 
 __all__ = [
     "TOKENIZER",
+    "AuthConfig",
     "Config",
     "ConfigError",
     "EventsConfig",
     "JournalConfig",
     "PoolConfig",
     "ServerConfig",
+    "TenantConfig",
     "TimeoutsConfig",
     "build",
     "load",

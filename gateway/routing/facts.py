@@ -4,6 +4,7 @@
 """
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -31,10 +32,16 @@ class Cause(StrEnum):
     OVERLOADED = "overloaded"
     ENGINE = "engine"
     """It answered with an error of its own, or with what is no answer."""
+    CLIENT_GONE = "client_gone"
+    """Its client left in the very moment of the decision."""
     HEDGED = "hedged"
     """Another attempt at the same request was faster: nothing is wrong with the replica."""
     CONTINUED = "continued"
     """It died in the middle of a stream, which went on elsewhere."""
+
+
+AGAINST: Final = frozenset({Cause.CONNECTION, Cause.ENGINE, Cause.CONTINUED})
+"""Those that tell against the replica's health."""
 
 
 class Dispatched(msgspec.Struct, frozen=True, gc=False):
@@ -126,6 +133,14 @@ class ReplicaRestarted(msgspec.Struct, frozen=True):
 
     replica: str
     at: float
+
+
+class ReplicaBusy(msgspec.Struct, frozen=True):
+    """The replica refused a request since it is overloaded; `retry_after_s` is its own wish."""
+
+    replica: str
+    at: float
+    retry_after_s: float | None = None
 
 
 class LoadReported(msgspec.Struct, frozen=True):
@@ -221,6 +236,7 @@ Fact = (
     | ReplicaUp
     | ReplicaDown
     | ReplicaRestarted
+    | ReplicaBusy
     | LoadReported
     | ResponseStored
     | CacheEvents

@@ -14,10 +14,12 @@ from engines.reports import EngineDescription, LoadReport, ModelCard, PrefillSet
 from gateway.routing.beliefs import CacheView
 from gateway.routing.calibration import Overlap
 from gateway.routing.candidates import Alike, Standing
+from gateway.routing.capacity import EngineCapacity
 from gateway.routing.chain import ChainForm, PrefixChain, token_form
 from gateway.routing.curves import ENOUGH, PrefillCurve, TokenRatio, TokenRatios, best_known, blended
 from gateway.routing.decision import RouteRequest
 from gateway.routing.engine_load import EngineLoad
+from gateway.routing.health import Health, HealthRules
 from gateway.routing.token_trust import TokenTrust
 
 STEP_SPREAD_S: Final = 0.005
@@ -26,6 +28,9 @@ LESSONS_PER_S: Final = 50.0
 """Finished requests of one replica that are learned from whole: to learn one costs as much as to route."""
 MOST_LESSONS: Final = 250.0
 """Those that may come at once."""
+STUCK_S: Final = 1.0
+STUCK_TIMES: Final = 2.0
+"""A prompt whose prefill takes so much longer than predicted after the one before it has not been begun."""
 DEFAULT_KV_TOKENS: Final = 1_000_000
 """Cache capacity assumed until the engine reports its own."""
 
@@ -114,6 +119,7 @@ class Replica:
     cache: CacheView
     curves: tuple[PrefillCurve, PrefillCurve, PrefillCurve]
     """Its own, its pool's and the fleet's."""
+    health: Health
     state: ReplicaState = ReplicaState.STARTING
     reason: str = "not probed yet"
     models: Mapping[str, ModelCard] = field(default_factory=dict)
@@ -126,6 +132,7 @@ class Replica:
     """The form of token chain that the replica is followed by; None where only text will do."""
     reports_cached_tokens: bool = False
     load: EngineLoad = field(default_factory=EngineLoad)
+    capacity: EngineCapacity = field(default_factory=EngineCapacity)
     bookings: dict[int, Booking] = field(default_factory=dict)
     standing: Standing | None = None
     """None since the last fact about it."""
@@ -173,6 +180,7 @@ class Replica:
             bool(self._prefilling) or load.others_ms > 0,
             fill,
             inf if load.free_tokens is None or not load.used_tokens else load.free_tokens,
+            len(self.bookings) >= self.capacity.limit or bool(self.capacity.closed_until),
         )
         return self.standing
 
@@ -193,6 +201,14 @@ class Replica:
         ours = [one.prompt_tokens - one.routed_tokens for one in self._prefilling.values()]
         capacity = report.kv_capacity_tokens or self.description.kv_capacity_tokens
         self.load.reported(report, capacity, ours, self.curve, now)
+        self.capacity.reported(report, len(self.bookings), stuck=self._is_stuck(now))
+
+    def _is_stuck(self, now: float) -> bool:
+        """Whether the stream at the head of the queue should have had its first token long ago."""
+        head = next(iter(self._prefilling.values()), None)
+        if head is None or not head.streams:
+            return False
+        return now - max(head.booked_at, self._prefill_since) > STUCK_S + STUCK_TIMES * head.prefill_ms / 1000
 
     def book(self, booking: Booking) -> None:
         """Count the attempt's work from now on."""
@@ -349,7 +365,7 @@ class Pool:
 class Fleet:
     """All pools and replicas, by name and in slot order."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: HealthRules) -> None:
         self.pools: dict[str, Pool] = {}
         self.replicas: list[Replica] = []
         self.curve = PrefillCurve()
@@ -359,7 +375,10 @@ class Fleet:
         """The same, of the replicas that are up."""
         self.adapters: set[str] = set()
         """The names among them that are adapters: their prompts share no cache with their model's."""
+        self.ailing: set[Replica] = set()
+        """Those with something held against their health; nearly always none."""
         self.by_url: dict[str, Replica] = {}
+        self._rules = rules
         self._by_name: dict[str, Replica] = {}
 
     def add_pool(self, spec: PoolSpec) -> Pool:
@@ -369,7 +388,7 @@ class Fleet:
 
     def add_replica(self, pool: Pool, spec: ReplicaSpec, cache: CacheView) -> Replica:
         """A new replica of the pool; its slot must be the next in order."""
-        replica = Replica(spec, pool, cache, (PrefillCurve(), pool.curve, self.curve))
+        replica = Replica(spec, pool, cache, (PrefillCurve(), pool.curve, self.curve), Health(self._rules))
         pool.replicas.append(replica)
         self.replicas.append(replica)
         self._by_name[spec.name] = self.by_url[spec.url] = replica

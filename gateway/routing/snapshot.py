@@ -11,6 +11,7 @@ from gateway.routing.fleet import Fleet, Replica
 from gateway.routing.histogram import Histogram
 from gateway.routing.index import GUESS_ENTRY_BYTES, PrefixIndex
 from gateway.routing.ledger import LEDGER_ENTRY_BYTES
+from gateway.routing.queue_view import QueueView
 from gateway.routing.scoreboard import Key, Scoreboard, Series
 from gateway.routing.waterfall import Waterfall, Waterfalls
 
@@ -104,6 +105,11 @@ class ReplicaView:
     url: str
     state: str
     reason: str
+    breaker: str
+    """closed, open or half-open."""
+    breaker_opened: int
+    overloaded: int
+    """How often its breaker opened, and how often it said that it is overloaded."""
     models: tuple[str, ...]
     version: str | None
     inflight: int
@@ -144,6 +150,7 @@ class Snapshot:
     at: float
     policy: str
     held: int
+    queue: QueueView
     pools: tuple[PoolView, ...]
     replicas: tuple[ReplicaView, ...]
     series: tuple[SeriesView, ...]
@@ -154,6 +161,7 @@ class Snapshot:
 def take_snapshot(
     policy: str,
     held: int,
+    queue: QueueView,
     fleet: Fleet,
     index: PrefixIndex,
     scoreboard: Scoreboard,
@@ -165,6 +173,7 @@ def take_snapshot(
         at=now,
         policy=policy,
         held=held,
+        queue=queue,
         pools=tuple(
             PoolView(
                 name=pool.spec.name,
@@ -245,6 +254,9 @@ def _replica_view(replica: Replica, index: PrefixIndex, now: float) -> ReplicaVi
         url=replica.spec.url,
         state=replica.state,
         reason=replica.reason,
+        breaker=replica.health.state(now),
+        breaker_opened=replica.health.opened,
+        overloaded=replica.health.overloaded,
         models=tuple(sorted(replica.models)),
         version=replica.description.version,
         inflight=ours,  # those of peers are theirs to show

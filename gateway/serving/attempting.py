@@ -3,12 +3,14 @@
 from typing import NamedTuple
 
 from gateway.serving import headers as header_rules
+from gateway.serving.admission import salt_fields
 from gateway.serving.attempt import Attempt
 from gateway.serving.engine_client import EngineGoneError, EngineResponse, EngineUnreachableError
 from gateway.serving.failure import lost, unusable
 from gateway.serving.front.request import HttpRequest
 from gateway.serving.gateway import Backend, Gateway
 from gateway.serving.relay import first_frame, read_error, read_whole
+from gateway.tenancy.tenant import Visit
 from gateway.wire.additions import add
 from gateway.wire.reply import Reply
 from gateway.wire.request import Endpoint, InferenceRequest
@@ -28,13 +30,21 @@ class Sending:
     """What every replica is sent of a request. `kept`: its stream may have to go on elsewhere."""
 
     def __init__(
-        self, endpoint: Endpoint, http: HttpRequest, request: InferenceRequest, engine_id: str, *, kept: bool
+        self,
+        endpoint: Endpoint,
+        http: HttpRequest,
+        request: InferenceRequest,
+        engine_id: str,
+        visit: Visit | None,
+        *,
+        kept: bool,
     ) -> None:
         self.endpoint = endpoint
         self.headers = http.headers
         self.body = http.body
         self.request = request
         self.engine_id = engine_id
+        self.visit = visit
         self.kept = kept
 
     async def prepare(self, backend: Backend) -> Prepared:  # noqa: ARG002 - those that go on ask it
@@ -68,7 +78,7 @@ class Try:
             prepared = await self.sending.prepare(backend)
             response = self.response = self._response = await self._send(prepared)
             if response.status >= 400:
-                raise await read_error(response, backend.dialect)
+                raise await read_error(response, backend.dialect, backend.credentials)
             if response.header(b"content-type").startswith(b"text/event-stream"):
                 self.first = await first_frame(response, prepared.watcher, backend.dialect)
                 self.watcher = prepared.watcher
@@ -101,7 +111,12 @@ class Try:
         request = sending.request
         if request.names_request or not sending.endpoint.generates:
             field = None
+        fields: tuple[tuple[str, str], ...] = () if field is None else (field,)
+        if sending.visit is not None and request.salt is not None:
+            fields += salt_fields(dialect, sending.visit, prepared.endpoint)
         body = prepared.body
-        if field is not None or not request.usage_requested:
-            body = add(body, include_usage=not request.usage_requested, fields=() if field is None else (field,))
-        return await self._gateway.engines.send(self.backend.url, "POST", prepared.endpoint, headers, body)
+        if fields or not request.usage_requested:
+            body = add(body, include_usage=not request.usage_requested, fields=fields)
+        limits, prompt_tokens = self._gateway.config.timeouts, self.attempt.decision.chosen.prompt_tokens
+        begin_s = limits.first_token(prompt_tokens) if request.stream else limits.first_byte_s
+        return await self._gateway.engines.send(self.backend.url, "POST", prepared.endpoint, headers, body, begin_s)

@@ -33,6 +33,7 @@ class Onward(Sending):
         self.body = before.body
         self.request = before.request
         self.engine_id = before.engine_id
+        self.visit = before.visit
         self.kept = True
         self.said = said
         self._gateway = gateway

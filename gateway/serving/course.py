@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 
 from gateway.routing.decision import Decision, Rejection, RouteRequest
-from gateway.routing.facts import Cause
+from gateway.routing.facts import Cause, ReplicaBusy
 from gateway.serving.attempt import Attempt
 from gateway.serving.failure import AttemptLostError
 from gateway.serving.gateway import Gateway
@@ -36,6 +36,11 @@ class Course:
         None when the failure is final or nobody is left; the attempt is given up too if that took waiting.
         """
         self._note(failure, attempt)
+        if failure.error.overloaded and self._gateway.router.can_hold and not self.asked.begun:
+            attempt.lose(Cause.OVERLOADED)  # and back to the queue, until one takes it
+            self._tried.clear()
+            self._failed.clear()
+            return await self._gateway.placer.again(self.asked)
         if not self._gateway.recourse.again(failure, self._attempts, self._gateway.clock()):
             return None
         return await self._next(attempt, failure.cause)
@@ -80,6 +85,8 @@ class Course:
 
     def _note(self, failure: AttemptLostError, attempt: Attempt) -> None:
         replica = attempt.decision.chosen.replica
+        if failure.error.overloaded:
+            self._gateway.observe(ReplicaBusy(replica, self._gateway.clock(), failure.retry_after_s))
         self._attempts += not failure.unreachable
         self._tried.add(replica)
         if failure.cause is not Cause.CONNECTION:

@@ -11,6 +11,8 @@ from gateway.routing.candidates import Candidate
 from gateway.routing.decision import Decision, Rejection, RouteRequest
 from gateway.routing.facts import Fact, Finished, Outcome, Refused, ResponseStored, StreamBroke
 from gateway.serving import headers as header_rules
+from gateway.serving.access import owned
+from gateway.serving.admission import admit, leave, rate_headers, salt
 from gateway.serving.attempt import Attempt
 from gateway.serving.attempting import Sending, Try
 from gateway.serving.chains import Chains
@@ -24,6 +26,9 @@ from gateway.serving.hedging import begun_of
 from gateway.serving.placing import Placed
 from gateway.serving.rejection import rejection_error
 from gateway.serving.relay import StreamRelay
+from gateway.serving.request_log import RequestLog, request_line
+from gateway.serving.stored_responses import unknown_response
+from gateway.tenancy.tenant import Tenant, Visit
 from gateway.wire.request import Endpoint, InferenceRequest, parse
 from gateway.wire.sampling import Obstacle
 from gateway.wire.transcript import Transcript
@@ -55,8 +60,10 @@ class Exchange:
         self._accepted_at = request.began_at
         self.request_id = header_rules.request_id(fields)
         self._engine_id = self.request_id
-        self._tenant = header_rules.tenant(fields)
+        self._tenant = header_rules.tenant(fields) if request.tenant is None else request.tenant.name
+        self._visit: Visit | None = None
         self._over = False
+        self._reason = ""  # of a refusal or failure
         self._transcript: Transcript | None = None
         self._broken: Broken | None = None
         self._entry = None if gateway.journal is None else Entry(endpoint, self._tenant, request.began_at)
@@ -66,8 +73,13 @@ class Exchange:
         received_at = self._gateway.clock()
         try:
             request = parse(self._endpoint, self._request.body)
+            if self._request.tenant is not None:
+                self._admit(self._request.tenant, request, received_at)
         except GatewayError as error:
             self.refuse(error)
+            return
+        if self._gateway.router.holds and (refusal := self._too_many(request)) is not None:
+            self._rejected(refusal, request)
             return
         chains = await self._gateway.chains_of(request, self._request.body)
         request.prompt = None
@@ -80,9 +92,26 @@ class Exchange:
         finally:
             live.discard(self._engine_id)
 
+    def _admit(self, tenant: Tenant, request: InferenceRequest, now: float) -> None:
+        """Raises GatewayError where the tenant may not."""
+        try:
+            previous = request.previous_response_id
+            if previous is not None and self._gateway.router.holder(owned(tenant, previous)) is None:
+                raise unknown_response(previous)
+            self._visit = admit(tenant, request, self._fields, self._gateway.unsalted, now)
+        finally:
+            self._answer.more = rate_headers(tenant, now)
+
+    def _too_many(self, request: InferenceRequest) -> Rejection | None:
+        """Whether too many wait for it to be served in time, whatever it is: that is known before all the work."""
+        priority, deadline_s = header_rules.priority(self._fields), header_rules.deadline_s(self._fields)
+        now = self._gateway.clock()
+        return self._gateway.router.refusal(request.model, self._tenant, priority, deadline_s, now)
+
     def refuse(self, error: GatewayError, model: str = "") -> None:
         """End a request that no replica took."""
         outcome = Outcome.REJECTED if error.origin is not Origin.ENGINE else Outcome.ENGINE_FAILED
+        self._reason = str(error.code or error.type)
         self._tell(Refused(self._gateway.clock(), model, outcome))
         self._send_error(error, None)
 
@@ -93,14 +122,28 @@ class Exchange:
             self._tell(Refused(self._gateway.clock(), "", outcome))
 
     def _tell(self, fact: Fact) -> None:
-        """Tell the router and the journal."""
-        self._gateway.observe(fact)
-        ends = type(fact) is Finished or type(fact) is Refused
-        self._over = self._over or ends
-        if self._entry is not None:
-            self._entry.learn(fact)
-            if ends:
-                self._gateway.ended(self._entry)
+        """Tell the router, and of the end tenant, journal and log."""
+        gateway, entry = self._gateway, self._entry
+        gateway.observe(fact)
+        if entry is not None:
+            entry.learn(fact)
+        if isinstance(fact, (Finished, Refused)):
+            self._over = True
+            if self._visit is not None:
+                leave(self._visit, fact)
+            if entry is not None:
+                gateway.ended(entry)
+            if gateway.log is not None:
+                self._log(gateway.log, fact)
+
+    def _log(self, log: RequestLog, end: Finished | Refused) -> None:
+        """Tell of the request's end, where that is wished."""
+        record = self._gateway.router.record(self.request_id)
+        if log.wants(end.outcome, 1 if record is None else record.attempts):
+            line = request_line(
+                self.request_id, self._endpoint, self._tenant, self._accepted_at, end, record, self._reason
+            )
+            log.add(line)
 
     async def _serve(self, request: InferenceRequest, chains: Chains, received_at: float) -> None:
         """Try replicas until one answers to the end, a failure is final, or none is left."""
@@ -118,7 +161,8 @@ class Exchange:
         keeps = request.obstacle is None and gateway.recourse.continues
         if keeps and len(self._request.body) <= KEPT_BODY_BYTES:
             self._transcript = Transcript()
-        sending = Sending(self._endpoint, self._request, request, self._engine_id, kept=self._transcript is not None)
+        kept = self._transcript is not None
+        sending = Sending(self._endpoint, self._request, request, self._engine_id, self._visit, kept=kept)
         placed: Placed | None = first
         while placed is not None and isinstance(placed.answer, Decision):
             running = self._dispatch(placed.answer, sending, route_at, received_at, placed.held_s)
@@ -136,6 +180,8 @@ class Exchange:
                     placed = await course.following(failure, running.attempt)
                 if placed is None:
                     self._give_up(running, failure)
+                elif isinstance(placed.answer, Rejection):  # it waited for an engine that would take it, in vain
+                    self._rejected(placed.answer, request)
             finally:
                 # Reached with the attempt still open only by cancellation or a bug of ours.
                 running.attempt.finish(Outcome.CLIENT_GONE if self._answer.gone else Outcome.REJECTED)
@@ -208,6 +254,8 @@ class Exchange:
         if isinstance(request, Obstacle):
             self._tell_of_broken(request)
             return sending, None
+        if self._visit is not None:
+            salt(request, self._visit)
         asked = self._route_request(request, await self._gateway.chains_of(request, onward.body), begun=True)
         return onward, await course.onward(asked, broken.failure, running.attempt)
 
@@ -222,6 +270,7 @@ class Exchange:
         """The request ends here: with an error, or as the last frame of its stream."""
         if self._answer.ended:
             return
+        self._reason = str(failure.error.code or failure.error.type)
         attempt, watcher = running.attempt, running.watcher
         if self._broken is None:
             self._end(attempt, failure.outcome)
@@ -244,6 +293,7 @@ class Exchange:
             self._tell(Refused(self._gateway.clock(), attempt.decision.model, outcome))
 
     def _route_request(self, request: InferenceRequest, chains: Chains, *, begun: bool = False) -> RouteRequest:
+        previous = request.previous_response_id
         named = self._fields.get  # of those headers, a request rarely has one
         return RouteRequest(
             request_id=self.request_id,
@@ -254,15 +304,19 @@ class Exchange:
             accepted_at=self._accepted_at,
             tenant=self._tenant,
             session=header_rules.text(named(b"x-session-id")) or request.session,
-            response_id=request.previous_response_id,
+            response_id=None if previous is None else owned(self._request.tenant, previous),
             pinned_pool=header_rules.text(named(b"x-prefixgate-pool")),
             pinned_replica=header_rules.text(named(b"x-prefixgate-replica")),
             begun=begun,
+            scope=None if self._request.tenant is None else self._request.tenant.scope,
+            priority=header_rules.priority(self._fields),
+            deadline_s=header_rules.deadline_s(self._fields),
         )
 
     def _stored(self, running: Try, response_id: str | None) -> None:
         if response_id is not None:
-            self._gateway.observe(ResponseStored(running.backend.name, self._gateway.clock(), response_id))
+            name = owned(self._request.tenant, response_id)
+            self._gateway.observe(ResponseStored(running.backend.name, self._gateway.clock(), name))
 
     def _rejected(self, rejection: Rejection, request: InferenceRequest) -> None:
         known = request.model in self._gateway.router.models()  # another name must not become a label

@@ -14,7 +14,7 @@ _RETRY_AFTER_S: Final = 1.0
 
 
 class AttemptLostError(Exception):
-    """The engine failed or refused. `raw` is its own error body.
+    """The engine failed or refused. `raw` is its own error body, `retry_after_s` its own wish.
 
     Of a stream that had begun: `frame` is what it said last, withheld from the client; `told`: the client has it.
     `obstacle` names what keeps a stream from going on here, where that was the reason.
@@ -29,6 +29,7 @@ class AttemptLostError(Exception):
         cause: Cause = Cause.ENGINE,
         unreachable: bool = False,
         obstacle: str = "",
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(error.message)
         self.error = error
@@ -37,6 +38,7 @@ class AttemptLostError(Exception):
         self.cause = Cause.OVERLOADED if error.overloaded else cause
         self.unreachable = unreachable
         self.obstacle = obstacle
+        self.retry_after_s = retry_after_s
         self.frame = b""
         self.told = False
 
@@ -55,7 +57,7 @@ def lost(error: EngineGoneError) -> AttemptLostError:
     timed_out = isinstance(error, EngineTimeoutError)
     status, kind = (504, "timeout_error") if timed_out else (502, "bad_gateway")
     return AttemptLostError(
-        EngineError(status, str(error), kind, retryable=not timed_out),
+        EngineError(status, str(error), kind, retryable=True),
         timed_out=timed_out,
         cause=Cause.ENGINE if timed_out else Cause.CONNECTION,
         unreachable=isinstance(error, EngineUnreachableError),

@@ -29,10 +29,10 @@ def open_beside(ports: Sequence[socket.socket]) -> list[socket.socket]:
     return [_bound(*port.getsockname()[:2], shared=True) for port in ports]
 
 
-def url(host: str, port: socket.socket) -> str:
+def url(server: ServerConfig, port: socket.socket) -> str:
     """Where clients find it."""
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port.getsockname()[1]}"
+    shown = f"[{server.host}]" if ":" in server.host else server.host
+    return f"{'http' if server.tls_cert is None else 'https'}://{shown}:{port.getsockname()[1]}"
 
 
 def _bound(host: str, port: int, *, shared: bool = False) -> socket.socket:

@@ -24,10 +24,15 @@ _FRAME_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
 _FRAME_END: Final = re.compile(b"|".join(_FRAME_ENDS))
 
 
-async def read_error(response: EngineResponse, dialect: Dialect) -> AttemptLostError:
-    """An error response, read whole."""
+async def read_error(response: EngineResponse, dialect: Dialect, credentials: HeaderList) -> AttemptLostError:
+    """An error response, read whole; where it quotes the pool's credentials they are left out."""
     raw = await response.body(MAX_ERROR_BYTES)
-    return AttemptLostError(dialect.read_error(response.status, raw), raw)
+    for _, value in credentials:
+        for secret in (value, value.split()[-1]):
+            raw = raw.replace(secret, b"***")
+    after = response.header(b"retry-after")  # seconds; a date, which engines do not send, is not read
+    retry_after_s = float(after) if after.isdigit() else None
+    return AttemptLostError(dialect.read_error(response.status, raw), raw, retry_after_s=retry_after_s)
 
 
 async def read_whole(response: EngineResponse, endpoint: Endpoint) -> tuple[bytes, Reply]:

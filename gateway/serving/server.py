@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 
@@ -11,6 +12,7 @@ import uvicorn
 
 from gateway.config import Config
 from gateway.serving import admin, listening, main_app
+from gateway.serving.admin_guard import configured_guard
 from gateway.serving.framework import framework
 from gateway.serving.front.connection import LINGER_S, ClientConnection
 from gateway.serving.gateway import Gateway
@@ -19,6 +21,7 @@ from gateway.serving.main_port import FrameworkPort, MainPort
 from gateway.serving.polling import Poller
 from gateway.serving.sharing.channel import Channel
 from gateway.serving.sharing.configured import configured_channel
+from gateway.serving.tls import server_context
 from gateway.serving.workers.siblings import Siblings
 
 DRAIN_S: int = 30
@@ -78,22 +81,26 @@ async def running(
     """
     channel = channel or configured_channel(config)
     gateway = Gateway(config, seed=seed, journal=open_journal(config), siblings=siblings)
-    host, sockets = config.server.host, sockets or listening.open_ports(config.server)
+    tls = server_context(config.server)
+    guard = configured_guard(config.server)
+    sockets = sockets or listening.open_ports(config.server)
     if len(sockets) == 1:
-        ports: list[FrameworkPort] = [MainPort(gateway, framework(gateway, main_app.routes, admin.routes))]
+        app = framework(gateway, main_app.routes, admin.routes)
+        ports: list[FrameworkPort] = [MainPort(gateway, app, guard, has_admin=True)]
     else:
         ports = [
             MainPort(gateway, framework(gateway, main_app.routes)),
-            FrameworkPort(gateway, framework(gateway, admin.routes)),
+            FrameworkPort(gateway, framework(gateway, admin.routes), guard),
         ]
-    servers = [_server(port) for port in ports]
+    servers = [_server(port, tls) for port in ports]
     poller = Poller(gateway)
     await poller.start()
     await gateway.share_over(channel)
     tasks = [
         asyncio.create_task(server.serve(sockets=[listener])) for server, listener in zip(servers, sockets, strict=True)
     ]
-    run = RunningGateway(gateway, servers, listening.url(host, sockets[0]), listening.url(host, sockets[-1]))
+    urls = [listening.url(config.server, one) for one in (sockets[0], sockets[-1])]
+    run = RunningGateway(gateway, servers, *urls)
     try:
         while not all(server.started for server in servers):  # noqa: ASYNC110 - uvicorn has a flag, no event
             await asyncio.sleep(0.005)
@@ -116,19 +123,20 @@ async def serve_until_signalled(config: Config, announce: Callable[[RunningGatew
         await stop.wait()
 
 
-def _server(port: FrameworkPort) -> _Server:
-    return _Server(
-        uvicorn.Config(
-            port.app,
-            http=partial(ClientConnection, port),  # type: ignore[arg-type]  # whatever makes a protocol will do
-            ws="none",
-            loop="none",
-            lifespan="off",
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            backlog=BACKLOG,
-            timeout_graceful_shutdown=DRAIN_S,
-        )
+def _server(port: FrameworkPort, tls: ssl.SSLContext | None) -> _Server:
+    config = uvicorn.Config(
+        port.app,
+        http=partial(ClientConnection, port),  # type: ignore[arg-type]  # whatever makes a protocol will do
+        ws="none",
+        loop="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=DRAIN_S,
     )
+    config.load()
+    config.ssl = tls  # uvicorn's own would be made of its defaults
+    return _Server(config)

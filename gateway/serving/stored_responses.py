@@ -6,11 +6,13 @@ from urllib.parse import quote
 from gateway.errors import GatewayError, Origin, bad_request
 from gateway.routing.facts import ResponseStored
 from gateway.serving import headers as header_rules
+from gateway.serving.access import owned
 from gateway.serving.engine_client import EngineGoneError, EngineResponse
 from gateway.serving.failure import lost
 from gateway.serving.front.answer import Answer
 from gateway.serving.front.request import HttpRequest
 from gateway.serving.gateway import Backend, Gateway
+from gateway.tenancy.tenant import Tenant
 
 _RESPONSES: Final = "/v1/responses/"
 
@@ -28,7 +30,7 @@ async def serve_stored(gateway: Gateway, response_id: str, request: HttpRequest,
     """`GET|DELETE /v1/responses/{id}` and `POST /v1/responses/{id}/cancel`."""
     request_id = header_rules.request_id(request.fields)
     try:
-        backend = await _holder(gateway, response_id)
+        backend = await _holder(gateway, request.tenant, response_id)
         response = await _send(gateway, backend, request)
     except GatewayError as error:
         answer.error(error, header_rules.for_client([(b"content-type", b"application/json")], request_id, None))
@@ -46,12 +48,15 @@ async def serve_stored(gateway: Gateway, response_id: str, request: HttpRequest,
     answer.end()
 
 
-async def _holder(gateway: Gateway, response_id: str) -> Backend:
-    """The replica that holds the response: as remembered, else as the replicas say when asked one by one."""
-    known = gateway.router.holder(response_id)
+async def _holder(gateway: Gateway, tenant: Tenant | None, response_id: str) -> Backend:
+    """The replica that holds the response: as remembered, else as the replicas say when asked one by one.
+
+    They cannot say whose it is: where there are tenants, what is not remembered is nobody's.
+    """
+    known = gateway.router.holder(owned(tenant, response_id))
     if known is not None:
         return gateway.backends[known]
-    for backend in gateway.backends.values():
+    for backend in gateway.backends.values() if tenant is None else ():
         try:
             response = await gateway.engines.send(
                 backend.url, "GET", f"/v1/responses/{quote(response_id, safe='')}", list(backend.credentials)
@@ -62,7 +67,12 @@ async def _holder(gateway: Gateway, response_id: str) -> Backend:
         if response.status == 200:
             gateway.observe(ResponseStored(backend.name, gateway.clock(), response_id))
             return backend
-    raise bad_request(f"no replica holds the response `{response_id}`", "response_id", "response_not_found", 404)
+    raise unknown_response(response_id)
+
+
+def unknown_response(response_id: str) -> GatewayError:
+    """What is said of a response that is not here, or not of whoever asks."""
+    return bad_request(f"no replica holds the response `{response_id}`", "response_id", "response_not_found", 404)
 
 
 async def _send(gateway: Gateway, backend: Backend, request: HttpRequest) -> EngineResponse:

@@ -102,7 +102,7 @@ class World:
             {"name": "s", "engine": "sglang", "replicas": [c.url], "model": "m"},
         ]
         # Long enough for a slow machine, short enough for a stall in every other example.
-        limits = {"first_byte_s": 0.15, "idle_s": 0.15}
+        limits = {"first_byte_s": 0.15, "first_token_s": 0.15, "idle_s": 0.15}
         polling = {"interval_s": 0.05}
         self.run = await self.stack.enter_async_context(
             gateway_of(pools, timeouts=limits, polling=polling, limit_s=None, retry=self.retry)

@@ -1,4 +1,4 @@
-"""What differs between the workers of one gateway: their journals; pure but for the salt, which is drawn."""
+"""What differs between the workers of one gateway: their journals; pure but for the secrets, which are drawn."""
 
 import os
 import secrets
@@ -9,6 +9,7 @@ import msgspec
 from gateway.config import Config
 
 SALT_ENV: Final = "PREFIXGATE_JOURNAL_SALT"
+CACHE_SALT_ENV: Final = "PREFIXGATE_CACHE_SALT"
 
 
 def config_of(config: Config, number: int) -> Config:
@@ -20,13 +21,17 @@ def config_of(config: Config, number: int) -> Config:
     return msgspec.structs.replace(config, journal=own)
 
 
-def with_drawn_salt(config: Config) -> tuple[Config, dict[str, str]]:
+def with_drawn_salts(config: Config) -> tuple[Config, dict[str, str]]:
     """The configuration of workers, and their environment: where no salt is configured they are given one.
 
-    In the journals of all workers a prompt has the same ids.
+    In the journals of all workers a prompt has the same ids, and at all of them a tenant has the same cache.
     """
-    journal = config.journal
-    if journal.path is None or journal.salt_env is not None:
-        return config, dict(os.environ)
-    salted = msgspec.structs.replace(journal, salt_env=SALT_ENV)
-    return msgspec.structs.replace(config, journal=salted), {**os.environ, SALT_ENV: secrets.token_hex(32)}
+    environment = dict(os.environ)
+    journal, auth = config.journal, config.auth
+    if journal.path is not None and journal.salt_env is None:
+        journal = msgspec.structs.replace(journal, salt_env=SALT_ENV)
+        environment[SALT_ENV] = secrets.token_hex(32)
+    if config.tenants and auth.salt_env is None:
+        auth = msgspec.structs.replace(auth, salt_env=CACHE_SALT_ENV)
+        environment[CACHE_SALT_ENV] = secrets.token_hex(32)
+    return msgspec.structs.replace(config, journal=journal, auth=auth), environment

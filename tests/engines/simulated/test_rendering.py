@@ -18,7 +18,7 @@ from engines.simulated.asks import (
     render_body,
 )
 from engines.simulated.refusals import Refusal
-from engines.simulated.rendering import render_chat
+from engines.simulated.rendering import render_begun, render_chat
 from engines.simulated.replies import Reply, Tool, Wish, plan_reply
 
 RULES = ReadingRules()
@@ -328,3 +328,13 @@ def test_vllm_refuses_to_begin_an_answer_and_to_go_on_with_it() -> None:
     assert read_chat(body, RULES).prompts[0].endswith(b"So  ")
     with pytest.raises(Refusal):
         read_chat({**body, "messages": [QUESTION]}, RULES)
+
+
+@pytest.mark.parametrize("mode", ["chat", "think-high"])
+def test_an_answer_that_is_over_differs_from_one_that_is_gone_on_with(mode: str) -> None:
+    question, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    asked = render_chat([question], (), mode)
+    begun = render_begun([question, answer], (), mode)
+    over = render_chat([question, answer], (), mode, answer_follows=False)
+    assert begun.startswith(asked)
+    assert begun != over
