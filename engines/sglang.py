@@ -51,12 +51,13 @@ _WAITING = "sglang:num_queue_reqs"
 _CAPACITY = "sglang:max_total_num_tokens"
 _KV_USAGE = "sglang:token_usage"
 _PAGE = "sglang:page_size"
+_RETRACTED = "sglang:num_retracted_requests_total"
 _REQUESTS = "sglang:http_requests_total"
 _RESPONSES = "sglang:http_responses_total"
 _CACHE_RESETS = frozenset(("/flush_cache", "/release_memory_occupation"))
 _FINISHED = "sglang:num_requests_total"
 _LOAD_NAMES = frozenset(
-    (_PROMPT, _CACHED, _FINISHED, _RUNNING, _WAITING, _CAPACITY, _KV_USAGE, _PAGE, _REQUESTS, _RESPONSES)
+    (_PROMPT, _CACHED, _FINISHED, _RUNNING, _WAITING, _CAPACITY, _KV_USAGE, _PAGE, _REQUESTS, _RESPONSES, _RETRACTED)
 )
 
 
@@ -105,6 +106,7 @@ class SglangDialect:
             kv_capacity_tokens=_read_capacity(server),
             exposes_metrics=read_flag(server.get("enable_metrics")),
             publishes_events=bool(self.read_event_sources(pages)) if server else None,
+            max_running_requests=_read_max_running(server),
         )
 
     def read_event_sources(self, pages: Pages) -> tuple[EventSource, ...]:
@@ -264,6 +266,7 @@ def _read_metrics(samples: list[Sample]) -> LoadReport:
         # never under both: so the sum over all sources is right.
         cached_tokens_total=cached_tokens,
         cache_resets_total=_read_cache_resets(samples),
+        preemptions_total=read_count(total(samples, _RETRACTED)),
     )
 
 
@@ -302,6 +305,12 @@ def _read_capacity(server: Json) -> int | None:
     """KV tokens of all ranks, each of which has one entry in `internal_states`."""
     states = read_objects(server.get("internal_states"))
     return _sum(read_count(read_object(state.get("memory_usage")).get("token_capacity")) for state in states)
+
+
+def _read_max_running(server: Json) -> int | None:
+    """Of all ranks, each of which says its own."""
+    states = read_objects(server.get("internal_states"))
+    return _sum(read_count(state.get("effective_max_running_requests_per_dp")) for state in states) or None
 
 
 def _read_prefill(server: Json) -> PrefillSettings:

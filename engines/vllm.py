@@ -38,6 +38,7 @@ _EVENTS_CONFIG = (
 _RUNNING = "vllm:num_requests_running"
 _WAITING = "vllm:num_requests_waiting"
 _KV_USAGE = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
+_PREEMPTIONS = "vllm:num_preemptions_total"
 _CACHE_CONFIG = "vllm:cache_config_info"
 _STARTED = "process_start_time_seconds"
 _FINISHED = "vllm:request_success_total"
@@ -52,7 +53,7 @@ _TOKEN_COUNTERS = (
 )
 _LOAD_NAMES = frozenset(
     (
-        _RUNNING, _WAITING, *_KV_USAGE, _CACHE_CONFIG, _STARTED, _FINISHED, _REQUESTS,
+        _RUNNING, _WAITING, *_KV_USAGE, _CACHE_CONFIG, _STARTED, _FINISHED, _REQUESTS, _PREEMPTIONS,
         *(name for pair in _TOKEN_COUNTERS for name in pair),
     )
 )  # fmt: skip
@@ -91,6 +92,7 @@ class VllmDialect:
             cached_tokens_total=cached_tokens,
             finished_requests_total=read_count(total(samples, _FINISHED)),
             cache_resets_total=_read_cache_resets(samples),
+            preemptions_total=read_count(total(samples, _PREEMPTIONS)),
             started_at=peak(samples, _STARTED),
         )
 
@@ -114,6 +116,7 @@ class VllmDialect:
             exposes_metrics=None if page is None else bool(samples),
             publishes_events=bool(self.read_event_sources(pages)) if _EVENT_SOURCES in pages else None,
             events_tell_salts=_EVENT_SOURCES in pages,  # with the first block of a prompt
+            max_running_requests=_read_max_running(config, len(_cache_configs(samples))),
         )
 
     def read_event_sources(self, pages: Pages) -> tuple[EventSource, ...]:
@@ -227,6 +230,12 @@ def _read_capacity(samples: list[Sample]) -> int | None:
         if tokens is not None:
             capacities.append(tokens)
     return read_count(sum(capacities)) if capacities else None
+
+
+def _read_max_running(config: Json, ranks: int) -> int | None:
+    """`max_num_seqs` is each data-parallel rank's."""
+    most = read_count(read_object(config.get("scheduler_config")).get("max_num_seqs"))
+    return most * max(ranks, 1) if most else None
 
 
 def _read_block_tokens(samples: list[Sample]) -> int | None:

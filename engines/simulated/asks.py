@@ -198,7 +198,7 @@ def _ask(
         include_usage=bool(options.get("include_usage")),
         continuous_usage=bool(options.get("continuous_usage_stats")),
         request_id=_word(body.get("rid")) or _word(body.get("request_id")),
-        cache_salt=_read_salt(body),
+        cache_salt=None if api == "messages" else _read_salt(body),  # real engines read none there
         messages=messages,
         store=store,
     )

@@ -8,7 +8,8 @@ import msgspec
 
 from gateway.config.health import HealthConfig, check_health
 from gateway.config.log import LogConfig, check_log
-from gateway.config.pools import PoolConfig, check_pools
+from gateway.config.pools import PoolConfig, check_pools, pool_notices
+from gateway.config.queue import QueueConfig, check_queue
 from gateway.config.retry import RetryConfig, check_retry
 from gateway.config.routing import (
     ExperimentConfig,
@@ -29,6 +30,7 @@ class Config(Section, frozen=True):
     pools: list[PoolConfig]
     server: ServerConfig = ServerConfig()
     routing: RoutingConfig = RoutingConfig()
+    queue: QueueConfig = QueueConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
     retry: RetryConfig = RetryConfig()
     polling: PollingConfig = PollingConfig()
@@ -42,7 +44,7 @@ class Config(Section, frozen=True):
 
     def notices(self) -> list[str]:
         """What the file asks for that this version does not do yet, and what is less safe than it might be."""
-        notices = server_notices(self.server) + tenant_notices(self.auth, self.tenants)
+        notices = server_notices(self.server) + tenant_notices(self.auth, self.tenants) + pool_notices(self.pools)
         if self.experiments:
             notices.append("[[experiments]] are read but not run by this version: traffic is not split")
         return notices
@@ -100,6 +102,7 @@ def _check(config: Config) -> None:
     check_server(config.server)
     check_routing(config.routing)
     check_retry(config.retry)
+    check_queue(config.queue)
     check_seconds("timeouts", config.timeouts)
     check_seconds("polling", config.polling)
     check_health(config.health)

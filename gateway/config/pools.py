@@ -131,6 +131,15 @@ def _check_tls(where: str, pool: PoolConfig) -> None:
     require(not (wished and plain), f"{where}: tls_… settings are for https:// replicas, and it has none")
 
 
+def pool_notices(pools: list[PoolConfig]) -> list[str]:
+    """What an operator should know: sentences."""
+    return [
+        f"pool `{pool.name}`: certificates of its replicas are not looked at (tls_verify = false)"
+        for pool in pools
+        if not pool.tls_verify
+    ]
+
+
 def _check_url(where: str, url: str) -> None:
     try:
         parts = urlsplit(url)

@@ -12,6 +12,13 @@ from gateway.routing.scope import Scope
 ANONYMOUS: Final = "anonymous"
 
 
+class Priority(StrEnum):
+    """Who waits for a request: a person, or nobody for now."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
 class RouteRequest(msgspec.Struct, frozen=True, gc=False):
     """All that routing may know of a request. `model` None: the client named none.
 
@@ -19,7 +26,8 @@ class RouteRequest(msgspec.Struct, frozen=True, gc=False):
     far as they are known. `session` is the session affinity unit; `response_id` names a stored Responses object
     that only its replica can continue; `tried` are replicas that failed this request already; `tenant` is whoever
     the request is counted for, `scope` what of the fleet exists for it (None: everything). `begun`: it goes on with a
-    stream whose first token another replica gave.
+    stream whose first token another replica gave. `deadline_s` is the client's own limit to the wait for a first token,
+    from accept.
     """
 
     request_id: str
@@ -36,6 +44,8 @@ class RouteRequest(msgspec.Struct, frozen=True, gc=False):
     tried: frozenset[str] = frozenset()
     begun: bool = False
     scope: Scope | None = None
+    priority: Priority = Priority.INTERACTIVE
+    deadline_s: float | None = None
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
@@ -81,6 +91,8 @@ class RejectionReason(StrEnum):
     UNKNOWN_PIN = "unknown_pin"
     NO_REPLICA = "no_replica"
     ALL_TRIED = "all_tried"
+    QUEUE_FULL = "queue_full"
+    QUEUE_DEADLINE = "queue_deadline"
 
 
 class Rejection(msgspec.Struct, frozen=True):

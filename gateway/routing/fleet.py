@@ -14,6 +14,7 @@ from engines.reports import EngineDescription, LoadReport, ModelCard, PrefillSet
 from gateway.routing.beliefs import CacheView
 from gateway.routing.calibration import Overlap
 from gateway.routing.candidates import Alike, Standing
+from gateway.routing.capacity import EngineCapacity
 from gateway.routing.chain import ChainForm, PrefixChain, token_form
 from gateway.routing.curves import ENOUGH, PrefillCurve, TokenRatio, TokenRatios, best_known, blended
 from gateway.routing.decision import RouteRequest
@@ -27,6 +28,9 @@ LESSONS_PER_S: Final = 50.0
 """Finished requests of one replica that are learned from whole: to learn one costs as much as to route."""
 MOST_LESSONS: Final = 250.0
 """Those that may come at once."""
+STUCK_S: Final = 1.0
+STUCK_TIMES: Final = 2.0
+"""A prompt whose prefill takes so much longer than predicted after the one before it has not been begun."""
 DEFAULT_KV_TOKENS: Final = 1_000_000
 """Cache capacity assumed until the engine reports its own."""
 
@@ -128,6 +132,7 @@ class Replica:
     """The form of token chain that the replica is followed by; None where only text will do."""
     reports_cached_tokens: bool = False
     load: EngineLoad = field(default_factory=EngineLoad)
+    capacity: EngineCapacity = field(default_factory=EngineCapacity)
     bookings: dict[int, Booking] = field(default_factory=dict)
     standing: Standing | None = None
     """None since the last fact about it."""
@@ -175,6 +180,7 @@ class Replica:
             bool(self._prefilling) or load.others_ms > 0,
             fill,
             inf if load.free_tokens is None or not load.used_tokens else load.free_tokens,
+            len(self.bookings) >= self.capacity.limit or bool(self.capacity.closed_until),
         )
         return self.standing
 
@@ -195,6 +201,14 @@ class Replica:
         ours = [one.prompt_tokens - one.routed_tokens for one in self._prefilling.values()]
         capacity = report.kv_capacity_tokens or self.description.kv_capacity_tokens
         self.load.reported(report, capacity, ours, self.curve, now)
+        self.capacity.reported(report, len(self.bookings), stuck=self._is_stuck(now))
+
+    def _is_stuck(self, now: float) -> bool:
+        """Whether the stream at the head of the queue should have had its first token long ago."""
+        head = next(iter(self._prefilling.values()), None)
+        if head is None or not head.streams:
+            return False
+        return now - max(head.booked_at, self._prefill_since) > STUCK_S + STUCK_TIMES * head.prefill_ms / 1000
 
     def book(self, booking: Booking) -> None:
         """Count the attempt's work from now on."""

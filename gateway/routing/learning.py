@@ -14,6 +14,7 @@ from gateway.routing.facts import (
     CacheLost,
     CacheReset,
     CacheSynced,
+    Cause,
     Dispatched,
     Finished,
     FirstToken,
@@ -29,6 +30,7 @@ from gateway.routing.facts import (
 from gateway.routing.fleet import Booking, Fleet, Replica, ReplicaState
 from gateway.routing.lessons import confirmed_blocks, surprises
 from gateway.routing.outbox import Outbox
+from gateway.routing.output_sizes import OutputSizes
 from gateway.routing.reuse import Reuse
 from gateway.routing.scoreboard import Scoreboard, Series
 
@@ -40,11 +42,20 @@ CacheFact = CacheEvents | CacheFenced | CacheSynced | CacheLost | CacheReset
 class Learner:
     """Takes the facts that follow decisions. `block_bytes` is the block of text chains."""
 
-    def __init__(self, fleet: Fleet, beliefs: Beliefs, reuse: Reuse, scoreboard: Scoreboard, block_bytes: int) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        beliefs: Beliefs,
+        reuse: Reuse,
+        scoreboard: Scoreboard,
+        sizes: OutputSizes,
+        block_bytes: int,
+    ) -> None:
         self._fleet = fleet
         self._beliefs = beliefs
         self._reuse = reuse
         self._scoreboard = scoreboard
+        self._sizes = sizes
         self._block_bytes = block_bytes
         self._tickets: dict[int, Replica] = {}
         self.outbox: Outbox | None = None
@@ -103,12 +114,9 @@ class Learner:
                     if self.outbox is not None:
                         self.outbox.first_token(fact.ticket, fact.at)
             case AttemptFailed():
-                self.ended(replica, booking, fact.at, completed=False)
-                self._give_up(replica, fact)
+                self._give_up(replica, booking, fact)
                 series.retries += 1
                 series.given_up[fact.cause] = series.given_up.get(fact.cause, 0) + 1
-                if self.outbox is not None:
-                    self.outbox.ended(fact.ticket, fact.at, completed=False)
             case Finished():
                 self._finish(replica, booking, fact)
                 if fact.outcome is not Outcome.COMPLETED or replica.health.score or replica.health.is_broken:
@@ -127,8 +135,13 @@ class Learner:
             case _:
                 replica.health.left(fact.ticket)
 
-    def _give_up(self, replica: Replica, fact: AttemptFailed) -> None:
-        """What an attempt that was given up says of it."""
+    def _give_up(self, replica: Replica, booking: Booking, fact: AttemptFailed) -> None:
+        """An attempt was given up, for a reason that may tell against its replica."""
+        if fact.cause is Cause.OVERLOADED:
+            replica.capacity.refused(len(replica.bookings), fact.at)
+        self.ended(replica, booking, fact.at, completed=False)
+        if self.outbox is not None:
+            self.outbox.ended(fact.ticket, fact.at, completed=False)
         if fact.cause in AGAINST:
             self._failed(replica, fact)
         else:
@@ -149,6 +162,7 @@ class Learner:
         usage = fact.usage
         if usage is None:
             return
+        self._sizes.learn(booking.tenant, usage.completion_tokens)
         delivered = _delivered(replica, usage)
         series.used(booking, usage, delivered)
         if delivered is not None:
@@ -245,6 +259,7 @@ class Learner:
                 replica.description = fact.description
                 replica.cache.tells_salts = fact.description.events_tell_salts
                 replica.reports_cached_tokens |= bool(fact.description.reports_cached_tokens)
+                replica.capacity.states(fact.description.max_running_requests)
                 self._resize(replica, fact.description.kv_capacity_tokens)
             case ReplicaDown():
                 replica.state, replica.reason = ReplicaState.DOWN, fact.reason
@@ -252,6 +267,7 @@ class Learner:
             case ReplicaRestarted():
                 self._beliefs.restarted(replica.cache)
                 self._reuse.forget(replica.slot)
+                replica.capacity.restarted()
                 replica.reports_cached_tokens = False  # the new process may be set up otherwise
                 replica.health.restarted()
             case ReplicaBusy():

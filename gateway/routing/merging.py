@@ -11,6 +11,7 @@ from typing import Final
 
 from gateway.routing.health import BREAKER_STATES
 from gateway.routing.histogram import Histogram
+from gateway.routing.queue_view import PriorityView, QueueView
 from gateway.routing.scoreboard import RECENT_TTFTS
 from gateway.routing.snapshot import SHOWN, ReplicaView, SeriesView, Snapshot, WaterfallView, quantile
 
@@ -41,7 +42,10 @@ class Share:
 
     def counted(self) -> "Share":
         """What remains of it after its process has ended: what it has counted."""
-        return Share(replace(self.snapshot, held=0, pools=(), replicas=()), self.ttfts)
+        queue = QueueView(
+            tuple(replace(one, depth=0, waiting_tokens=0, tenants=0) for one in self.snapshot.queue.priorities)
+        )
+        return Share(replace(self.snapshot, held=0, queue=queue, pools=(), replicas=()), self.ttfts)
 
 
 def merged(shares: Sequence[Share]) -> Share:
@@ -54,12 +58,42 @@ def merged(shares: Sequence[Share]) -> Share:
     snapshot = replace(
         first.snapshot,
         held=sum(one.held for one in snapshots),
+        queue=_queue([one.queue for one in snapshots]),
         replicas=tuple(_replica(replica, snapshots[1:]) for replica in first.snapshot.replicas),
         series=series,
         tenants=_largest((fall for one in snapshots for fall in one.tenants), KEPT),
         families=_largest((fall for one in snapshots for fall in one.families), KEPT),
     )
     return Share(snapshot, ttfts)
+
+
+def _queue(queues: Sequence[QueueView]) -> QueueView:
+    """Each process has a queue of its own."""
+    drain: dict[str, float] = {}
+    for queue in queues:
+        for model, per_s in queue.drain.items():
+            drain[model] = drain.get(model, 0.0) + per_s
+    rows = zip(*(queue.priorities for queue in queues), strict=True)
+    return QueueView(tuple(_priority(row) for row in rows), drain)
+
+
+def _priority(rows: Sequence[PriorityView]) -> PriorityView:
+    return PriorityView(
+        rows[0].priority,
+        sum(row.depth for row in rows),
+        sum(row.waiting_tokens for row in rows),
+        max(row.tenants for row in rows),  # of those who wait at several, nobody knows how many are the same
+        _counts(row.shed for row in rows),
+        _histogram([row.waits for row in rows]),
+    )
+
+
+def _counts(parts: Iterable[dict[str, int]]) -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for part in parts:
+        for name, count in part.items():
+            sums[name] = sums.get(name, 0) + count
+    return sums
 
 
 def _replica(replica: ReplicaView, others: Sequence[Snapshot]) -> ReplicaView:
@@ -94,9 +128,9 @@ def _one_series(views: Sequence[SeriesView], ttfts: Ttfts) -> SeriesView:
     return replace(
         views[0],
         **sums,
-        outcomes=_summed(one.outcomes for one in views),
-        given_up=_summed(one.given_up for one in views),
-        broken_streams=_summed(one.broken_streams for one in views),
+        outcomes=_counts(one.outcomes for one in views),
+        given_up=_counts(one.given_up for one in views),
+        broken_streams=_counts(one.broken_streams for one in views),
         hit_rate=_ratio(sums["delivered_tokens"], sums["prompt_tokens"] - sums["unreported_prompt_tokens"]),
         ttft_p50_s=quantile(recent, 0.5),
         ttft_p90_s=quantile(recent, 0.9),

@@ -11,6 +11,7 @@ from gateway.routing.fleet import Fleet, Replica
 from gateway.routing.histogram import Histogram
 from gateway.routing.index import GUESS_ENTRY_BYTES, PrefixIndex
 from gateway.routing.ledger import LEDGER_ENTRY_BYTES
+from gateway.routing.queue_view import QueueView
 from gateway.routing.scoreboard import Key, Scoreboard, Series
 from gateway.routing.waterfall import Waterfall, Waterfalls
 
@@ -149,6 +150,7 @@ class Snapshot:
     at: float
     policy: str
     held: int
+    queue: QueueView
     pools: tuple[PoolView, ...]
     replicas: tuple[ReplicaView, ...]
     series: tuple[SeriesView, ...]
@@ -159,6 +161,7 @@ class Snapshot:
 def take_snapshot(
     policy: str,
     held: int,
+    queue: QueueView,
     fleet: Fleet,
     index: PrefixIndex,
     scoreboard: Scoreboard,
@@ -170,6 +173,7 @@ def take_snapshot(
         at=now,
         policy=policy,
         held=held,
+        queue=queue,
         pools=tuple(
             PoolView(
                 name=pool.spec.name,

@@ -18,11 +18,19 @@ OPEN_PATHS: Final = frozenset(("/health", "/ready"))
 _ANTHROPIC: Final = str(Endpoint.MESSAGES)
 
 
-def configured_tenancy(config: Config) -> Tenancy | None:
-    """The tenants; None without any, which is when everybody is let in. Raises ConfigError for a missing secret."""
+def configured_tenancy(config: Config, secret: bytes) -> Tenancy | None:
+    """The tenants, with salts made of the secret; None without any, which is when everybody is let in."""
     if not config.tenants:
         return None
-    return Tenancy(tenant_specs(config, cache_secret(config)), required=config.auth.required)
+    return Tenancy(tenant_specs(config, secret), required=config.auth.required)
+
+
+def renewed_tenancy(before: Tenancy | None, config: Config, secret: bytes, now: float) -> Tenancy | None:
+    """The same by another configuration: tenants that stay keep what they have used, and what is in flight."""
+    if before is None or not config.tenants:
+        return configured_tenancy(config, secret)
+    before.become(tenant_specs(config, secret), required=config.auth.required, now=now)
+    return before
 
 
 def tenant_specs(config: Config, secret: bytes) -> list[TenantSpec]:

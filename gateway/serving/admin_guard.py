@@ -42,9 +42,10 @@ def is_of_admin(path: str) -> bool:
     return path in (_PAGE, _METRICS) or path == "/api" or path.startswith("/api/")
 
 
-def configured_guard(server: ServerConfig, *, shares: bool) -> AdminGuard | None:
+def configured_guard(server: ServerConfig) -> AdminGuard | None:
     """The guard; None where no token is configured. Raises ConfigError where it is and the environment has none."""
     if server.admin_token_env is None:
         return None
     token = secret_in(server.admin_token_env, "[server] admin_token_env")
+    shares = server.admin == server.port != 0
     return AdminGuard(token, open_metrics=server.admin_open_metrics, shares=shares)

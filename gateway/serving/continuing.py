@@ -24,6 +24,8 @@ from gateway.wire.transcript import Said, Transcript, read_said
 
 ASK_S: Final = 2.0
 _TEMPLATE_FIELDS: Final = ("model", "chat_template", "chat_template_kwargs")
+_MARK_TOKENS: Final = 1
+"""What parts thoughts from the answer is mostly a token of its own, which nobody is shown."""
 _QUESTION: Final = {"role": "user", "content": "a"}
 
 
@@ -97,14 +99,20 @@ class Onward(Sending):
         own, or make fewer of the whole text than the model had made of its parts.
         """
         said, text = self.said, self._text
-        frames = said.tokens_of(text)
         if said.usage is not None and isinstance(said.usage.get("completion_tokens"), int) and text == said.text:
             return int(said.usage["completion_tokens"])
         answer = answer_in(self.endpoint, self.body, text)
-        body = {"prompt": answer, "add_special_tokens": False}
+        tokens = await self._count(backend, answer, said.tokens_of(text)) if text else 0
+        if said.reasoning:
+            tokens += await self._count(backend, said.reasoning, said.thoughts) + _MARK_TOKENS
+        return tokens
+
+    async def _count(self, backend: Backend, text: str, frames: int) -> int:
+        body: dict[str, Any] = {"prompt": text, "add_special_tokens": False}
         model = msgspec.json.decode(self.body, type=dict[str, Raw]).get("model")
-        counted = len(await self._tokenised(backend, body if model is None else {"model": model, **body}))
-        tokens = counted // TOKEN_BYTES
+        if model is not None:
+            body["model"] = model
+        tokens = len(await self._tokenised(backend, body)) // TOKEN_BYTES
         return tokens if tokens > frames + 1 else frames
 
     async def _tokenised(self, backend: Backend, body: dict[str, Any]) -> bytes:
@@ -116,7 +124,7 @@ class Onward(Sending):
 def said_so_far(sending: Sending, transcript: Transcript | None) -> Said | Obstacle:
     """What a stream has said, or why it cannot go on elsewhere."""
     if transcript is None:
-        return sending.request.obstacle or Obstacle.SWITCHED_OFF
+        return sending.request.obstacle or Obstacle.NOT_KEPT
     if not transcript.whole:
         return Obstacle.TOO_LONG
     said = read_said(sending.endpoint, transcript.pieces)

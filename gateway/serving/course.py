@@ -21,6 +21,7 @@ class Course:
         self._tried: set[str] = set()
         self._failed: set[str] = set()  # those of them that answered, but badly; others may come back
         self._attempts = 0
+        self._wait_until: float | None = None  # all of its waits together end then
 
     async def first(self) -> Placed:
         """Where the request goes; a Rejection only after waiting, if that may help."""
@@ -35,15 +36,21 @@ class Course:
         None when the failure is final or nobody is left; the attempt is given up too if that took waiting.
         """
         self._note(failure, attempt)
+        if failure.error.overloaded and self._gateway.router.can_hold and not self.asked.begun:
+            attempt.lose(Cause.OVERLOADED)  # and back to the queue, until one takes it
+            self._tried.clear()
+            self._failed.clear()
+            return await self._gateway.placer.again(self.asked)
         if not self._gateway.recourse.again(failure, self._attempts, self._gateway.clock()):
             return None
         return await self._next(attempt, failure.cause)
 
     async def onward(self, asked: RouteRequest, failure: AttemptLostError, attempt: Attempt) -> Placed | None:
-        """The same for a stream that broke in the middle and goes on as `asked`."""
+        """The same for a stream that broke in the middle and goes on as `asked`: best where engines are alike."""
         self.asked = asked
         self._note(failure, attempt)
-        return await self._next(attempt, Cause.CONTINUED)
+        same = msgspec.structs.replace(asked, pinned_pool=asked.pinned_pool or attempt.decision.chosen.pool)
+        return await self._next(attempt, Cause.CONTINUED, same)
 
     def may_go_on(self, failure: AttemptLostError) -> bool:
         """Whether a stream that broke in the middle may go on elsewhere."""
@@ -62,11 +69,13 @@ class Course:
         self._tried.add(answer.chosen.replica)
         return answer
 
-    async def _next(self, attempt: Attempt, cause: Cause) -> Placed | None:
-        answer = self._gateway.router.route(self._after(self._tried), self._gateway.clock())
-        if isinstance(answer, Decision):
-            attempt.lose(cause)
-            return Placed(answer)
+    async def _next(self, attempt: Attempt, cause: Cause, rather: RouteRequest | None = None) -> Placed | None:
+        for asked in (self.asked,) if rather is None else (rather, self.asked):
+            request = msgspec.structs.replace(asked, tried=frozenset(self._tried))
+            answer = self._gateway.router.route(request, self._gateway.clock())
+            if isinstance(answer, Decision):
+                attempt.lose(cause)
+                return Placed(answer)
         if not isinstance(answer, Rejection) or not self._gateway.recourse.wait_s(answer):
             return None
         if self._tried == self._failed:  # nobody can come back
@@ -90,10 +99,11 @@ class Course:
         """Where the request goes once a replica is back; None if none came in time."""
         gateway, recourse = self._gateway, self._gateway.recourse
         since = gateway.clock()
-        until = since + recourse.wait_s(rejection)
+        if self._wait_until is None:
+            self._wait_until = since + recourse.wait_s(rejection)
         recourse.waiting += 1
         try:
-            while gateway.clock() < until:
+            while gateway.clock() < self._wait_until:
                 await asyncio.sleep(recourse.look_s())
                 placed = await gateway.placer.place(self._after(self._failed))
                 if isinstance(placed.answer, Decision):

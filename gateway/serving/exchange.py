@@ -3,7 +3,7 @@
 `Answer` is all that it sees of the client's connection. Whether there is another attempt is `Recourse`'s word.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from gateway.errors import GatewayError, Origin
 from gateway.journal.entry import Entry
@@ -33,7 +33,9 @@ from gateway.wire.request import Endpoint, InferenceRequest, parse
 from gateway.wire.sampling import Obstacle
 from gateway.wire.transcript import Transcript
 
-_DONE = b"data: [DONE]\n\n"
+KEPT_BODY_BYTES: Final = 2 * 1024 * 1024
+"""Longer requests are not kept while their stream runs, so that it cannot go on elsewhere."""
+_DONE: Final = b"data: [DONE]\n\n"
 
 
 class Broken(NamedTuple):
@@ -76,6 +78,9 @@ class Exchange:
         except GatewayError as error:
             self.refuse(error)
             return
+        if self._gateway.router.holds and (refusal := self._too_many(request)) is not None:
+            self._rejected(refusal, request)
+            return
         chains = await self._gateway.chains_of(request, self._request.body)
         request.prompt = None
         live = self._gateway.live_ids
@@ -96,6 +101,12 @@ class Exchange:
             self._visit = admit(tenant, request, self._fields, self._gateway.unsalted, now)
         finally:
             self._answer.more = rate_headers(tenant, now)
+
+    def _too_many(self, request: InferenceRequest) -> Rejection | None:
+        """Whether too many wait for it to be served in time, whatever it is: that is known before all the work."""
+        priority, deadline_s = header_rules.priority(self._fields), header_rules.deadline_s(self._fields)
+        now = self._gateway.clock()
+        return self._gateway.router.refusal(request.model, self._tenant, priority, deadline_s, now)
 
     def refuse(self, error: GatewayError, model: str = "") -> None:
         """End a request that no replica took."""
@@ -147,7 +158,8 @@ class Exchange:
         if isinstance(first.answer, Rejection):
             self._rejected(first.answer, request)
             return
-        if request.obstacle is None and gateway.recourse.continues:
+        keeps = request.obstacle is None and gateway.recourse.continues
+        if keeps and len(self._request.body) <= KEPT_BODY_BYTES:
             self._transcript = Transcript()
         kept = self._transcript is not None
         sending = Sending(self._endpoint, self._request, request, self._engine_id, self._visit, kept=kept)
@@ -168,6 +180,8 @@ class Exchange:
                     placed = await course.following(failure, running.attempt)
                 if placed is None:
                     self._give_up(running, failure)
+                elif isinstance(placed.answer, Rejection):  # it waited for an engine that would take it, in vain
+                    self._rejected(placed.answer, request)
             finally:
                 # Reached with the attempt still open only by cancellation or a bug of ours.
                 running.attempt.finish(Outcome.CLIENT_GONE if self._answer.gone else Outcome.REJECTED)
@@ -202,6 +216,8 @@ class Exchange:
         """Pass the answer on; None once it is over, else what broke the stream."""
         attempt, answer = running.attempt, self._answer
         self._tell_of_broken("continued")
+        if not running.sending.kept:
+            running.sending.body = b""  # is not sent again, and is long
         headers = header_rules.for_client(running.response.headers, self.request_id, attempt.decision.chosen)
         if running.reply is not None:
             answer.whole(running.response.status, headers, running.first)
@@ -293,6 +309,8 @@ class Exchange:
             pinned_replica=header_rules.text(named(b"x-prefixgate-replica")),
             begun=begun,
             scope=None if self._request.tenant is None else self._request.tenant.scope,
+            priority=header_rules.priority(self._fields),
+            deadline_s=header_rules.deadline_s(self._fields),
         )
 
     def _stored(self, running: Try, response_id: str | None) -> None:

@@ -15,7 +15,7 @@ from gateway.journal.entry import Entry
 from gateway.routing.facts import Fact, ReplicaDown, ReplicaRestarted
 from gateway.routing.router import Router
 from gateway.routing.snapshot import ReplicaView, Snapshot
-from gateway.serving.access import configured_tenancy
+from gateway.serving.access import cache_secret, configured_tenancy, renewed_tenancy
 from gateway.serving.admission import unsalted_endpoints
 from gateway.serving.chains import Chains, text_chain, token_chains
 from gateway.serving.engine_client import EngineClient, EngineGoneError, TimeLimits
@@ -74,6 +74,7 @@ class Gateway:
             block_bytes=routing.block_bytes,
             hold_ms=routing.hold_ms,
             health=config.health.rules(),
+            queue=config.queue.limits(),
         )
         self.placer = Placer(self.router, self.clock)
         self.recourse = Recourse(config.retry, routing.max_attempts, Random(seed))
@@ -82,7 +83,8 @@ class Gateway:
         times = TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s, limits.total_s)
         self.engines = EngineClient(times, self.tls.of_url)
         self.backends = {backend.name: backend for backend in _backends(config)}
-        self.tenancy = configured_tenancy(config)
+        self.cache_secret = cache_secret(config)
+        self.tenancy = configured_tenancy(config, self.cache_secret)
         """Who may come in; None where everybody may."""
         self.unsalted = unsalted_endpoints(backend.dialect for backend in self.backends.values())
         self.tokenisers = Tokenisers(config, self.engines, self._sites)
@@ -196,6 +198,17 @@ class Gateway:
             task = asyncio.get_running_loop().create_task(self._call(backend, call))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
+
+    def renew_tenants(self, config: Config) -> None:
+        """Let in whom another configuration says. Raises ConfigError, with nothing changed, for a missing secret.
+
+        A secret that was drawn stays: what engines have cached for tenants is of use on.
+        """
+        if config.auth.salt_env is not None:
+            self.cache_secret = cache_secret(config)
+        self.tenancy = renewed_tenancy(self.tenancy, config, self.cache_secret, self.clock())
+        if self.sharer is not None:
+            self.sharer.tenancy = self.tenancy
 
     async def share_over(self, channel: Channel | None) -> None:
         """Begin to share with those who meet there, with what they know; None: with nobody."""

@@ -8,7 +8,7 @@ from random import Random, SystemRandom
 from typing import Final
 
 from gateway.routing.candidates import Candidate
-from gateway.routing.decision import ANONYMOUS
+from gateway.routing.decision import ANONYMOUS, Priority
 
 HeaderList = list[tuple[bytes, bytes]]
 """All headers as they came, names in lower case."""
@@ -25,7 +25,7 @@ _NOT_FOR_ENGINES: Final = _HOP_BY_HOP | frozenset(
     b"forwarded via x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-forwarded-prefix "
     b"x-forwarded-server x-forwarded-client-cert x-real-ip true-client-ip cf-connecting-ip "  # so is where it sits
     b"x-override-rid "  # would give a request another's id
-    b"x-request-id x-prefixgate-pool x-prefixgate-replica x-priority".split()
+    b"x-request-id x-prefixgate-pool x-prefixgate-replica x-prefixgate-deadline-ms x-priority".split()
 )
 _NOT_FOR_CLIENTS: Final = _HOP_BY_HOP | frozenset(
     b"content-length server date x-request-id "
@@ -36,6 +36,7 @@ _NOT_FOR_CLIENTS: Final = _HOP_BY_HOP | frozenset(
 )
 _OURS: Final = b"x-prefixgate-"
 _random: Final = Random(SystemRandom().getrandbits(256))  # names need not be secret, and a system call costs more
+_MILLISECONDS: Final = re.compile(rb"[0-9]{1,9}")
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -50,6 +51,18 @@ def request_id(fields: Fields) -> str:
 def text(value: bytes | None) -> str | None:
     """A header's value as text; None if absent or empty."""
     return value.decode("latin-1") if value else None
+
+
+def priority(fields: Fields) -> Priority:
+    """Interactive, unless `x-priority` says batch."""
+    given = fields.get(b"x-priority")
+    return Priority.BATCH if given is not None and given.lower() == b"batch" else Priority.INTERACTIVE
+
+
+def deadline_s(fields: Fields) -> float | None:
+    """Seconds from accept in which the client wants its first token: `x-prefixgate-deadline-ms`, if it is a number."""
+    given = fields.get(b"x-prefixgate-deadline-ms")
+    return int(given) / 1000 if given is not None and _MILLISECONDS.fullmatch(given) else None
 
 
 def tenant(fields: Fields) -> str:

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from gateway.routing.health import BREAKER_STATES, BreakerState
 from gateway.routing.histogram import Histogram
+from gateway.routing.queue_view import QueueView
 from gateway.routing.snapshot import ReplicaView, SeriesView, Snapshot, WaterfallView
 from gateway.serving.events.intake import FeedStatus
 from gateway.serving.process_figures import as_metrics
@@ -68,6 +69,7 @@ class SnapshotCollector(Collector):
         held = GaugeMetricFamily("prefixgate_held_requests", "Requests held until their replica is free")
         held.add_metric((), snapshot.held)
         yield held
+        yield from _queue(snapshot.queue)
         yield from _tenants(snapshot.tenants)
 
 
@@ -257,6 +259,31 @@ def _histograms(series: tuple[SeriesView, ...]) -> Iterator[Metric]:
             histogram = one.histograms[name]
             family.add_metric((one.pool, one.replica, one.model), _buckets(histogram), histogram.total)
         yield family
+
+
+def _queue(queue: QueueView) -> Iterator[Metric]:
+    """Who waits, who waited, and who was refused for it."""
+    by = ("priority",)
+    depth = GaugeMetricFamily("prefixgate_queue_depth", "Requests that wait for their turn", labels=by)
+    tokens = GaugeMetricFamily("prefixgate_queue_waiting_tokens", "Prompt tokens of those", labels=by)
+    tenants = GaugeMetricFamily("prefixgate_queue_tenants", "Tenants of those", labels=by)
+    waits = HistogramMetricFamily("prefixgate_queue_wait_seconds", "How long who was sent had waited", labels=by)
+    shed = CounterMetricFamily(
+        "prefixgate_shed", "Requests refused for overload, by reason", labels=("reason", "priority")
+    )
+    drain = GaugeMetricFamily(
+        "prefixgate_queue_drain_tokens_per_second", "Tokens sent per second while somebody waits", labels=("model",)
+    )
+    for one in queue.priorities:
+        depth.add_metric((one.priority,), one.depth)
+        tokens.add_metric((one.priority,), one.waiting_tokens)
+        tenants.add_metric((one.priority,), one.tenants)
+        waits.add_metric((one.priority,), _buckets(one.waits), one.waits.total)
+        for reason, count in one.shed.items():
+            shed.add_metric((reason, one.priority), count)
+    for model, per_s in queue.drain.items():
+        drain.add_metric((model,), per_s)
+    yield from (depth, tokens, tenants, waits, shed, drain)
 
 
 def _tenants(tenants: tuple[WaterfallView, ...]) -> Iterator[Metric]:

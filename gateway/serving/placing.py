@@ -30,12 +30,19 @@ class Placer:
     async def place(self, request: RouteRequest) -> Placed:
         """The router's answer; a held request whose task is cancelled leaves no trace."""
         asked_at = self._clock()
-        answer = self._router.route(request, asked_at)
+        return await self._placed(self._router.route(request, asked_at), asked_at)
+
+    async def again(self, request: RouteRequest) -> Placed:
+        """The same for a request that an engine refused as it has too much to do: it waits until one takes it."""
+        asked_at = self._clock()
+        return await self._placed(self._router.hold(request, asked_at), asked_at)
+
+    async def _placed(self, answer: Decision | Rejection | Held, asked_at: float) -> Placed:
         if not isinstance(answer, Held):
             return Placed(answer)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[answer.ticket] = future
-        self._look_later()
+        self.look()  # its turn may be now, and others may have lost their place to it
         try:
             return Placed(await future, self._clock() - asked_at)
         except asyncio.CancelledError:

@@ -82,8 +82,8 @@ async def running(
     channel = channel or configured_channel(config)
     gateway = Gateway(config, seed=seed, journal=open_journal(config), siblings=siblings)
     tls = server_context(config.server)
+    guard = configured_guard(config.server)
     sockets = sockets or listening.open_ports(config.server)
-    guard = configured_guard(config.server, shares=len(sockets) == 1)
     if len(sockets) == 1:
         app = framework(gateway, main_app.routes, admin.routes)
         ports: list[FrameworkPort] = [MainPort(gateway, app, guard, has_admin=True)]

@@ -61,7 +61,8 @@ def stops_of(body: bytes) -> list[str]:
     """The request's stop strings."""
     raw = _BODY.decode(body).get("stop")
     stop = None if raw is None else msgspec.json.decode(raw)
-    return [one for one in ([stop] if isinstance(stop, str) else stop or []) if isinstance(one, str)]
+    stops = stop if isinstance(stop, list) else [stop]
+    return [one for one in stops if isinstance(one, str)]
 
 
 def continuation(

@@ -12,7 +12,8 @@ _FREE_CHOICES = (None, "auto", "none")
 class Obstacle(StrEnum):
     """Why a stream that broke off cannot go on elsewhere as it would have gone on."""
 
-    SWITCHED_OFF = "switched_off"
+    NOT_KEPT = "not_kept"
+    """By the configuration, or as the request is too long."""
     ENDPOINT = "endpoint"
     """Only chat and text completions have a way to begin where others stopped."""
     CHOICES = "several_choices"

@@ -51,10 +51,12 @@ class Splicer:
         try:
             frame = msgspec.json.decode(data)
         except (msgspec.MsgspecError, ValueError, RecursionError):
-            raise StrayedError("the engine that went on with the stream sent a frame that is not JSON") from None
+            raise _odd() from None
         if not isinstance(frame, dict) or frame.get("error"):
             return piece
-        choices = frame.get("choices")
+        choices = frame.get("choices") or []
+        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+            raise _odd()
         counts = self._count(frame)
         if choices and not any(self._says(choice) for choice in choices):
             return b""
@@ -67,8 +69,8 @@ class Splicer:
         if self._finished:
             return False
         delta = choice.get("delta") if self._is_chat else choice
-        if not isinstance(delta, dict):
-            return False
+        if not isinstance(delta, dict) or not isinstance(delta.get(self._key), str | None):
+            raise _odd()
         delta.pop("role", None)
         if self._said.text and (delta.get("reasoning") or delta.get("reasoning_content")):
             raise StrayedError("the engine that went on with the stream took its text for thoughts")
@@ -109,6 +111,10 @@ class Splicer:
         elif isinstance(details, dict) and isinstance(details.get("cached_tokens"), int):
             usage["prompt_tokens_details"] = {**details, "cached_tokens": min(details["cached_tokens"], prompt)}
         return True
+
+
+def _odd() -> StrayedError:
+    return StrayedError("the engine that went on with the stream sent a frame that cannot be read")
 
 
 class SplicedWatcher(StreamWatcher):

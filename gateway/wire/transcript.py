@@ -24,10 +24,6 @@ class Transcript:
         self.pieces: list[bytes] = []
         self.room = limit_bytes
 
-    def overflow(self) -> None:
-        """There is no room left: keep nothing from here on."""
-        self.pieces.clear()
-
     @property
     def whole(self) -> bool:
         """Whether all that was sent is kept."""
@@ -39,13 +35,15 @@ class Said:
     """What a stream has said so far.
 
     `head` are the members that all its frames share. `frames` are the lengths of `text` after each frame that added
-    to it, which is about one a token. `usage` is the engine's running count, where the client asked for that.
+    to it, which is about one a token; `thoughts` counts those of `reasoning`. `usage` is the engine's running count,
+    where the client asked for that.
     """
 
     head: Fields = field(default_factory=dict)
     text: str = ""
     reasoning: str = ""
     frames: list[int] = field(default_factory=list)
+    thoughts: int = 0
     usage: Fields | None = None
     finish_reason: str | None = None
     calls_tool: bool = False
@@ -74,7 +72,8 @@ def read_said(endpoint: Endpoint, pieces: list[bytes]) -> Said:
             said.usage_sent |= choices == []
         if not isinstance(choices, list) or len(choices) > 1 or not all(isinstance(one, dict) for one in choices):
             said.odd = True
-        for choice in choices or ():
+            break
+        for choice in choices:
             _read_choice(said, endpoint, choice)
     return said
 
@@ -91,6 +90,7 @@ def _read_choice(said: Said, endpoint: Endpoint, choice: Fields) -> None:
         said.frames.append(len(said.text))
     if isinstance(reasoning, str):
         said.reasoning += reasoning
+        said.thoughts += 1
     said.calls_tool |= bool(delta.get("tool_calls") or delta.get("function_call"))
     said.finish_reason = choice.get("finish_reason") or said.finish_reason
 

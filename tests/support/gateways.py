@@ -35,7 +35,8 @@ async def gateway_of(
     """
     tables["retry"] = {"wait_s": 0} | tables.get("retry", {})
     server = {"port": 0, "admin_port": 0} | tables.pop("server", {})
-    config = build({"pools": list(pools), "server": server, **tables})
+    log = {"requests": "none"} | tables.pop("log", {})
+    config = build({"pools": list(pools), "server": server, "log": log, **tables})
     async with asyncio.timeout(limit_s), running(config, seed=1) as run:
         yield run
 

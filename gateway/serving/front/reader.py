@@ -30,7 +30,7 @@ class RequestReader:
     """Reads one request after the other, until one has to be cut off."""
 
     __slots__ = (
-        "_deaf", "_head_bytes", "_headers", "_parser", "_parts", "_port", "_request", "_size", "_upgrading",
+        "_deaf", "_head_bytes", "_headers", "_host", "_parser", "_parts", "_port", "_request", "_size", "_upgrading",
     )  # fmt: skip
 
     def __init__(self, port: Port) -> None:
@@ -39,6 +39,7 @@ class RequestReader:
         self._request: HttpRequest | None = None  # the one being read
         self._upgrading: HttpRequest | None = None  # one that asks for another protocol
         self._headers: HeaderList = []
+        self._host: bytes | None = None  # the last one that was a good one
         self._parts: list[bytes] = []
         self._size = 0
         self._head_bytes = 0
@@ -124,15 +125,18 @@ class RequestReader:
         fields, headers = request.fields, request.headers
         if len(headers) > HEADERS:
             self._refuse(_too_many_headers())
-        if b"host" not in fields:
+        host = fields.get(b"host")
+        if host is None:
             if not request.http_1_0:
                 self._refuse(bad_request("a request must say its Host", code="invalid_host"))
         elif len(fields) != len(headers) and sum(name == b"host" for name, _ in headers) > 1:
             self._refuse(bad_request("a request must say its Host once", code="invalid_host"))
-        elif _HOST.fullmatch(fields[b"host"]) is None:
-            self._refuse(bad_request("this is no Host", code="invalid_host"))
+        elif host != self._host:  # of a connection's requests, all say the same
+            if _HOST.fullmatch(host) is None:
+                self._refuse(bad_request("this is no Host", code="invalid_host"))
+            self._host = host
         connection = fields.get(b"connection")
-        if connection is not None and connection.lower() not in _USUAL:
+        if connection is not None and connection not in _USUAL and connection.lower() not in _USUAL:
             request.forget_hop_headers()
 
     def on_body(self, body: bytes) -> None:

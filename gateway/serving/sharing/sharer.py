@@ -45,7 +45,7 @@ class Sharer:
         tenancy: Tenancy | None = None,
     ) -> None:
         """`tenancy`: whose use of their limits is told too."""
-        self._tenancy = tenancy
+        self.tenancy = tenancy
         self._channel = channel
         self._router = router
         self._observe = observe
@@ -157,12 +157,12 @@ class Sharer:
     async def _tell_all(self) -> None:
         while (batch := self._outbox.take(self._clock())) is not None:
             await self._append(batch)
-        if self._tenancy is not None and self._tenancy.has_news:
+        if self.tenancy is not None and self.tenancy.has_news:
             await self._append(self._outbox.alive(self._clock()))
 
     async def _append(self, batch: Batch) -> None:
-        if self._tenancy is not None:
-            batch = msgspec.structs.replace(batch, uses=self._tenancy.unsaid())
+        if self.tenancy is not None:
+            batch = msgspec.structs.replace(batch, uses=self.tenancy.unsaid())
         arrived = False
         try:
             await self._channel.append(batch.sender, encoded(batch))
@@ -191,8 +191,8 @@ class Sharer:
             return
         if entry.payload == _GOODBYE:
             self._observe(PeerGone(at, entry.sender))
-            if self._tenancy is not None:
-                self._tenancy.gone(entry.sender)
+            if self.tenancy is not None:
+                self.tenancy.gone(entry.sender)
             return
         try:
             batch = decoded(entry.payload)
@@ -201,8 +201,8 @@ class Sharer:
             return
         self._received += len(batch.records)
         self._observe(PeerHeard(at, batch))
-        if self._tenancy is not None:
-            self._tenancy.hear(batch.sender, batch.number, batch.uses, at, self._clock())
+        if self.tenancy is not None:
+            self.tenancy.hear(batch.sender, batch.number, batch.uses, at, self._clock())
 
     async def _keep(self) -> None:
         """Leave what is known for those who come later; one of us at a time does."""
@@ -218,8 +218,8 @@ class Sharer:
             await asyncio.sleep(ALIVE_EVERY_S)
             now = self._clock()
             self._observe(PeersSilent(now, now - SILENCE_S))
-            if self._tenancy is not None:
-                self._tenancy.lapse(now - SILENCE_S)
+            if self.tenancy is not None:
+                self.tenancy.lapse(now - SILENCE_S)
 
     def _say_up(self) -> None:
         if self._reason and self._sent:

@@ -14,7 +14,7 @@ from typing import Final
 
 from gateway.config import Config
 from gateway.serving import listening
-from gateway.serving.access import configured_tenancy
+from gateway.serving.access import cache_secret
 from gateway.serving.admin_guard import configured_guard
 from gateway.serving.announcement import listening_line
 from gateway.serving.journal import open_journal
@@ -60,8 +60,8 @@ class Supervisor:
     def __init__(self, config: Config, say: Say) -> None:
         for number in range(config.server.workers):
             open_journal(config_of(config, number))  # nothing is written yet: could it be?
-        configured_tenancy(config)
-        configured_guard(config.server, shares=False)
+        cache_secret(config)
+        configured_guard(config.server)
         server_context(config.server)
         self._notices = tuple(config.notices())
         self._config, self._environment = with_drawn_salts(config)
