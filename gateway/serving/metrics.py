@@ -14,6 +14,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from gateway.routing.facts import Cause
 from gateway.routing.health import BREAKER_STATES, BreakerState
 from gateway.routing.histogram import Histogram
 from gateway.routing.queue_view import QueueView
@@ -243,8 +244,8 @@ def _counters(series: tuple[SeriesView, ...]) -> Iterator[Metric]:
         lost.add_metric((*labels, "routing"), one.routing_loss_tokens)
         lost.add_metric((*labels, "index"), one.index_loss_tokens)
         gained.add_metric(labels, one.index_gain_tokens)
-        for cause, count in one.given_up.items():
-            retries.add_metric((*labels, cause), count)
+        for cause in Cause if one.replica else ():
+            retries.add_metric((*labels, cause), one.given_up.get(cause, 0))
         for continuation, count in one.broken_streams.items():
             continuations.add_metric((*labels, continuation), count)
         for outcome, count in one.outcomes.items():

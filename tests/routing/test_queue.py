@@ -10,7 +10,7 @@ from engines.reports import ModelCard
 from gateway.routing.chain import PrefixChain, chain
 from gateway.routing.curves import ENOUGH
 from gateway.routing.decision import Decision, Held, Priority, Rejection, RejectionReason, RouteRequest
-from gateway.routing.facts import AttemptFailed, Finished, FirstToken, Outcome, ReplicaDown, ReplicaUp, Withdrawn
+from gateway.routing.facts import AttemptFailed, Cause, Finished, FirstToken, Outcome, ReplicaDown, ReplicaUp, Withdrawn
 from gateway.routing.fleet import PoolSpec, ReplicaSpec
 from gateway.routing.queue_limits import QueueLimits
 from gateway.routing.router import Router
@@ -237,7 +237,7 @@ def test_who_was_refused_by_an_engine_waits_and_keeps_its_time() -> None:
     assert isinstance(sent, Decision)
     request = RouteRequest("again", "m", PrefixChain(), True, queue.now)
     queue.now += 4
-    queue.router.observe(AttemptFailed(sent.ticket, queue.now, overloaded=True))
+    queue.router.observe(AttemptFailed(sent.ticket, queue.now, Cause.OVERLOADED))
     held = queue.router.hold(request, queue.now)
     assert isinstance(held, Held)
     assert queue.router.release(queue.now) == [], "its engine is closed for now"
@@ -245,7 +245,7 @@ def test_who_was_refused_by_an_engine_waits_and_keeps_its_time() -> None:
     [(ticket, answer)] = queue.router.release(queue.now)
     assert ticket == held.ticket
     assert isinstance(answer, Decision)
-    queue.router.observe(AttemptFailed(answer.ticket, queue.now, overloaded=True))
+    queue.router.observe(AttemptFailed(answer.ticket, queue.now, Cause.OVERLOADED))
     queue.router.hold(request, queue.now)
     queue.now += 0.5
     assert queue.router.release(queue.now) == [], "for longer"
@@ -319,7 +319,9 @@ class QueueMachine(RuleBasedStateMachine):
         if how == "finish":
             self.queue.free(decision)
             return
-        self.router.observe(AttemptFailed(ticket, self.queue.now, overloaded=how == "overloaded"))
+        self.router.observe(
+            AttemptFailed(ticket, self.queue.now, Cause.OVERLOADED if how == "overloaded" else Cause.ENGINE)
+        )
         if how == "overloaded":
             request = RouteRequest("again", "m", PrefixChain(), True, self.queue.now)
             self.take(self.router.hold(request, self.queue.now), self.queue.now + self.limits.interactive_deadline_s)

@@ -12,7 +12,7 @@ from engines.simulated.cache import hash_blocks
 from engines.simulated.sequences import Job, StepResult
 from engines.simulated.sequences import Sequence as EngineSequence
 from gateway.routing.decision import Decision, Held, Priority, Rejection, RejectionReason
-from gateway.routing.facts import AttemptFailed, Finished, FirstToken, Outcome
+from gateway.routing.facts import AttemptFailed, Cause, Finished, FirstToken, Outcome
 from gateway.routing.holding import DEFAULT_HOLD_MS
 from gateway.routing.queue_limits import UNLIMITED, QueueLimits
 from gateway.simulation.clock import Clock
@@ -196,7 +196,7 @@ class Overload:
     def _send(self, fate: Fate, decision: Decision) -> None:
         now, slot = self.clock.now, decision.chosen.slot
         if self.refuses(fate, slot, self):
-            self.router.observe(AttemptFailed(decision.ticket, now, overloaded=True))
+            self.router.observe(AttemptFailed(decision.ticket, now, Cause.OVERLOADED))
             self._answered(fate, self.router.hold(self._request(fate), now))
             return
         fate.sent_at, fate.slot, fate.refused_at, fate.reason = now, slot, None, None
