@@ -15,7 +15,7 @@ from gateway.wire.additions import add
 from gateway.wire.reply import Reply
 from gateway.wire.request import Endpoint, InferenceRequest
 from gateway.wire.splicing import SplicedWatcher, StrayedError
-from gateway.wire.stream import StreamWatcher
+from gateway.wire.stream import GarbledError, StreamWatcher
 
 
 class Prepared(NamedTuple):
@@ -91,6 +91,8 @@ class Try:
             raise lost(error) from error
         except EngineGoneError as error:
             raise lost(error) from error
+        except GarbledError as error:
+            raise unusable(str(error)) from error
         except StrayedError as error:
             raise unusable(str(error), "strayed") from error
 
