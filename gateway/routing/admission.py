@@ -12,6 +12,7 @@ from gateway.routing.holding import HeldRequest, HeldRequests, LineKey
 from gateway.routing.output_sizes import OutputSizes
 from gateway.routing.queue_limits import QueueLimits
 from gateway.routing.queue_view import PriorityView, QueueView
+from gateway.routing.starts import Starts
 
 HEADROOM: Final = 0.8
 """A request may wait if it is expected to be sent within this share of the time that it has."""
@@ -32,6 +33,7 @@ class Admission:
         self.limits = limits
         self.held = HeldRequests()
         self.sizes = OutputSizes()
+        self.starts = Starts()
         self.shed: Counter[tuple[RejectionReason, Priority]] = Counter()
         self.waits = {priority: Histogram(SECONDS) for priority in Priority}
         """Of those who were sent."""
@@ -116,7 +118,8 @@ class Admission:
 
     def _patience_s(self, deadline_s: float, work_s: float) -> float:
         """How long a request may wait for its turn so that its first token comes within the deadline."""
-        return max(deadline_s - _MARGIN * (self._hold_s + work_s), _LEAST_SHARE * deadline_s)
+        start_s = max(_MARGIN * (self._hold_s + work_s), self.starts.slow_s)
+        return max(deadline_s - start_s, _LEAST_SHARE * deadline_s)
 
     def _least_loss(self) -> HeldRequest:
         """Batch before interactive, of the tenant that has most waiting for its weight: the last in its line."""

@@ -33,6 +33,7 @@ from gateway.routing.outbox import Outbox
 from gateway.routing.output_sizes import OutputSizes
 from gateway.routing.reuse import Reuse
 from gateway.routing.scoreboard import Scoreboard, Series
+from gateway.routing.starts import Starts
 
 AttemptFact = Dispatched | FirstToken | Finished | AttemptFailed
 ReplicaFact = ReplicaUp | ReplicaDown | ReplicaRestarted | ReplicaBusy | LoadReported
@@ -49,6 +50,7 @@ class Learner:
         reuse: Reuse,
         scoreboard: Scoreboard,
         sizes: OutputSizes,
+        starts: Starts,
         block_bytes: int,
     ) -> None:
         self._fleet = fleet
@@ -56,6 +58,7 @@ class Learner:
         self._reuse = reuse
         self._scoreboard = scoreboard
         self._sizes = sizes
+        self._starts = starts
         self._block_bytes = block_bytes
         self._tickets: dict[int, Replica] = {}
         self.outbox: Outbox | None = None
@@ -111,6 +114,7 @@ class Learner:
                     self.first_token(replica, booking, fact.at)
                     if not booking.begun:
                         series.first_token(booking, fact.at)
+                    self._starts.learn(fact.at - booking.booked_at)
                     if self.outbox is not None:
                         self.outbox.first_token(fact.ticket, fact.at)
             case AttemptFailed():

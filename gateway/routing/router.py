@@ -77,7 +77,13 @@ class Router:
         self._hold_ms = hold_ms if policy in HOLDING or queue.every_policy else 0.0
         self._queue = Admission(queue, self._hold_ms / 1000)
         self._learner = Learner(
-            self._fleet, self._beliefs, self._reuse, self._scoreboard, self._queue.sizes, block_bytes
+            self._fleet,
+            self._beliefs,
+            self._reuse,
+            self._scoreboard,
+            self._queue.sizes,
+            self._queue.starts,
+            block_bytes,
         )
         self._peers = Peers(self._fleet, self._beliefs, self._congestion, self._learner)
         self._outbox: Outbox | None = None
