@@ -54,20 +54,23 @@ class Learner:
         replica.standing = None
 
     def observe(self, fact: ReplicaFact | CacheFact | Refused) -> None:
-        """Learn one fact about a replica, or of a request that none took."""
+        """Learn one fact about a replica, or of a request that none took; nothing of a replica that was removed."""
         match fact:
             case Refused():
                 self._scoreboard.of("", "", fact.model).end(fact.outcome)
                 return
             case ReplicaUp() | ReplicaDown() | ReplicaRestarted() | LoadReported():
-                replica = self._fleet.replica(fact.replica)
-                self._replica(fact, replica)
+                replica = self._fleet.find(fact.replica)
+                if replica is not None:
+                    self._replica(fact, replica)
             case CacheEvents() | CacheFenced() | CacheSynced() | CacheLost() | CacheReset():
-                replica = self._fleet.replica(fact.replica)
-                self._cache(fact, replica)
+                replica = self._fleet.find(fact.replica)
+                if replica is not None:
+                    self._cache(fact, replica)
             case _:
                 assert_never(fact)
-        replica.standing = None
+        if replica is not None:
+            replica.standing = None
 
     def attempt(self, fact: AttemptFact) -> None:
         """Learn one fact about an attempt; one that has ended is ignored."""
@@ -154,6 +157,9 @@ class Learner:
                 self._reuse.used(replica.slot, booking.chain, at)
         if self._tickets.pop(booking.ticket, None) is not None:
             replica.release(booking.ticket, at)
+            if replica.removed and not replica.bookings:
+                self._fleet.retired.remove(replica)
+                self._beliefs.remove(replica.cache)
         if usage is not None:
             self._learn_tokens(replica, booking, usage, at)
         if prefill is not None:

@@ -10,22 +10,22 @@ from gateway.routing.beliefs import Beliefs
 from gateway.routing.chain import DEFAULT_BLOCK_BYTES, ChainForm
 from gateway.routing.congestion import Congestion
 from gateway.routing.decision import Decision, Held, Rejection, RouteRequest
-from gateway.routing.facts import Fact, PeerGone, PeerHeard, PeersSilent, ResponseStored, Withdrawn
-from gateway.routing.filters import usable
-from gateway.routing.fleet import (
-    DEFAULT_KV_TOKENS,
-    Booking,
-    Fleet,
-    Pool,
-    PoolSpec,
-    Replica,
-    ReplicaSpec,
-    ReplicaState,
-    chain_for,
+from gateway.routing.facts import (
+    Fact,
+    PeerGone,
+    PeerHeard,
+    PeersSilent,
+    ReplicaRemoved,
+    ResponseStored,
+    RoutingChanged,
+    Withdrawn,
 )
+from gateway.routing.filters import usable
+from gateway.routing.fleet import Booking, Fleet, PoolSpec, Replica, chain_for
 from gateway.routing.holding import LOOK_S, RELOOK_S, HeldRequests
 from gateway.routing.knowledge import Knowledge, give_knowledge, take_knowledge
 from gateway.routing.learning import AttemptFact, Learner
+from gateway.routing.membership import Membership, MembershipFact
 from gateway.routing.merging import KEPT, Share
 from gateway.routing.outbox import Outbox
 from gateway.routing.peers import Peers
@@ -58,9 +58,8 @@ class Router:
         block_bytes: int = DEFAULT_BLOCK_BYTES,
         hold_ms: float = 0.0,
     ) -> None:
-        self.policy = policy
         self.block_bytes = block_bytes
-        self._pick = POLICIES[policy]
+        self._decide_by(policy, hold_ms)
         self._rng = rng or Random(0)
         self._fleet = Fleet()
         self._beliefs = Beliefs()
@@ -72,21 +71,19 @@ class Router:
         self._peers = Peers(self._fleet, self._beliefs, self._congestion, self._learner)
         self._outbox: Outbox | None = None
         self._held = HeldRequests()
-        self._hold_ms = hold_ms if policy in HOLDING else 0.0
         self._stored: OrderedDict[str, str] = OrderedDict()
         self._last_ticket = 0
         self._turns: Counter[str] = Counter()
+        self._membership = Membership(self._fleet, self._beliefs, self._reuse, self._congestion, block_bytes)
         for spec in pools:
-            pool = self._fleet.add_pool(spec)
+            self._membership.configure(spec)
             for replica in spec.replicas:
-                self._add(pool, replica)
+                self._membership.add(spec.name, replica)
 
-    def _add(self, pool: Pool, spec: ReplicaSpec) -> None:
-        bookings: dict[int, Booking] = {}
-        blocks = max(1, int(DEFAULT_KV_TOKENS * 4 / self.block_bytes))
-        view = self._beliefs.add_replica(blocks, bookings.values)
-        self._reuse.add_replica(DEFAULT_KV_TOKENS)
-        self._fleet.add_replica(pool, spec, view).bookings = bookings
+    def _decide_by(self, policy: str, hold_ms: float) -> None:
+        self.policy = policy
+        self._pick = POLICIES[policy]
+        self._hold_ms = hold_ms if policy in HOLDING else 0.0
 
     # ── route ────────────────────────────────────────────────────────────────────────────────────
 
@@ -98,7 +95,7 @@ class Router:
         answer = self._decide(request, now, self._rng.random())
         if isinstance(answer, Decision):
             self._last_ticket = answer.ticket
-            if self._hold_ms and not request.tried and self._is_full(self._fleet.replicas[answer.chosen.slot], now):
+            if self._hold_ms and not request.tried and self._is_full(self._fleet.by_slot[answer.chosen.slot], now):
                 self._held.add(answer.ticket, request, answer.chosen, now)
                 return Held(answer.ticket, answer.chosen)
             self._book(answer, request, now)
@@ -123,7 +120,7 @@ class Router:
             return answers
         free, gone = self._free(now), self._gone()
         looks = 0
-        for held in self._held.by_turn() if free or any(held.slot in gone for held in self._held) else ():
+        for held in self._held.by_turn() if free or gone else ():
             if held.slot not in free and held.slot not in gone and (not free or now - held.looked_at < RELOOK_S):
                 continue
             answer = self._decide(held.request, now, self._rng.random(), held.ticket)
@@ -145,15 +142,16 @@ class Router:
         return replica.booked_ms(now) >= self._hold_ms and replica.shows_progress
 
     def _gone(self) -> set[int]:
-        """Slots of replicas that are not up: who is held for one goes elsewhere, or is told."""
-        return {replica.slot for replica in self._fleet.replicas if replica.state is not ReplicaState.UP}
+        """Slots for which requests are held and that take none: who is held for one goes elsewhere, or is told."""
+        taking = {replica.slot for replica in self._fleet.replicas if replica.takes_requests}
+        return {held.slot for held in self._held if held.slot not in taking}
 
     def _free(self, now: float) -> set[int]:
         """Slots of replicas that may be sent held requests."""
         return {
             replica.slot
             for replica in self._fleet.replicas
-            if replica.state is ReplicaState.UP and not self._is_full(replica, now)
+            if replica.takes_requests and not self._is_full(replica, now)
         }
 
     def preview(self, request: RouteRequest, now: float) -> Decision | Rejection:
@@ -181,7 +179,7 @@ class Router:
     def _book(self, decision: Decision, request: RouteRequest, now: float) -> None:
         self._turns[decision.model] += 1
         chosen = decision.chosen
-        replica = self._fleet.replicas[chosen.slot]
+        replica = self._fleet.by_slot[chosen.slot]
         chain = chain_for(replica, request)
         booking = Booking(
             ticket=decision.ticket,
@@ -218,9 +216,7 @@ class Router:
             return
         match fact:
             case ResponseStored():
-                self._keep(fact.response_id, fact.replica)
-                if self._outbox is not None:
-                    self._outbox.stored(self._fleet.replica(fact.replica), fact.response_id)
+                self._response_stored(fact)
             case Withdrawn():
                 self._held.remove(fact.ticket)
             case PeerHeard():
@@ -231,8 +227,21 @@ class Router:
                 self._peers.gone(fact.sender, fact.at)
             case PeersSilent():
                 self._peers.lapse(fact.since, fact.at)
+            case RoutingChanged():
+                self._decide_by(fact.policy, fact.hold_ms)
+            case _ if isinstance(fact, MembershipFact):
+                self._membership.observe(fact)
+                if isinstance(fact, ReplicaRemoved):
+                    self._stored = OrderedDict(kept for kept in self._stored.items() if kept[1] != fact.replica)
             case _:
                 self._learner.observe(fact)
+
+    def _response_stored(self, fact: ResponseStored) -> None:
+        replica = self._fleet.find(fact.replica)
+        if replica is not None:
+            self._keep(fact.response_id, fact.replica)
+            if self._outbox is not None:
+                self._outbox.stored(replica, fact.response_id)
 
     def _keep(self, response_id: str, replica: str) -> None:
         self._stored[response_id] = replica
@@ -279,9 +288,15 @@ class Router:
         return Share(snapshot, tuple(tuple(series.recent_ttfts) for series in board.series.values()))
 
     def least_busy(self, pool: str) -> list[str]:
-        """The pool's replicas that are up, those with the fewest requests in flight first."""
-        up = [replica for replica in self._fleet.pools[pool].replicas if replica.state is ReplicaState.UP]
+        """The pool's replicas that take requests, those with the fewest in flight first; none of no such pool."""
+        known = self._fleet.pools.get(pool)
+        up = [] if known is None else [replica for replica in known.replicas if replica.takes_requests]
         return [replica.spec.name for replica in sorted(up, key=lambda replica: len(replica.bookings))]
+
+    def unfinished(self, replica: str) -> int:
+        """How many of our requests are in flight at the replica, or were when it was removed."""
+        fleet = self._fleet
+        return sum(one.own_bookings for one in (*fleet.replicas, *fleet.retired) if one.spec.name == replica)
 
     def token_forms(self) -> set[ChainForm]:
         """The forms of token chains that replicas are followed by: what a request should bring."""

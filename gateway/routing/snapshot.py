@@ -102,6 +102,7 @@ class ReplicaView:
     url: str
     state: str
     reason: str
+    draining: bool
     models: tuple[str, ...]
     version: str | None
     inflight: int
@@ -235,14 +236,15 @@ def _cache_view(replica: Replica, index: PrefixIndex) -> CacheBeliefView:
 
 def _replica_view(replica: Replica, index: PrefixIndex, now: float) -> ReplicaView:
     curve = replica.curve
-    ours = sum(ticket > 0 for ticket in replica.bookings)
+    ours = replica.own_bookings
     return ReplicaView(
         name=replica.spec.name,
         pool=replica.pool.spec.name,
         model=replica.pool.spec.model or ",".join(sorted(replica.models)),
         url=replica.spec.url,
-        state=replica.state,
-        reason=replica.reason,
+        state=replica.shown_state,
+        reason=replica.shown_reason,
+        draining=replica.draining,
         models=tuple(sorted(replica.models)),
         version=replica.description.version,
         inflight=ours,  # those of peers are theirs to show
