@@ -10,7 +10,7 @@ from gateway.config.section import Section, one_of, require
 from gateway.routing.fleet import PoolSpec, ReplicaSpec
 
 TOKENIZER: Final = "tokenizer:"
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PLAIN_URL: Final = re.compile(r"[!\"$->A-~]+")  # printable ASCII, no query, fragment or credentials
 
 
@@ -87,7 +87,7 @@ def check_pools(pools: list[PoolConfig]) -> None:
     urls: set[str] = set()
     for pool in pools:
         where = f"pool `{pool.name}`"
-        require(bool(_NAME.fullmatch(pool.name)), f"{where}: a name is letters, digits, `.`, `_` and `-`")
+        require(bool(NAME.fullmatch(pool.name)), f"{where}: a name is letters, digits, `.`, `_` and `-`")
         require(pool.name not in names, f"{where}: there are two of that name")
         names.add(pool.name)
         one_of(f"{where}: engine", pool.engine, list(DIALECTS))
@@ -98,7 +98,7 @@ def check_pools(pools: list[PoolConfig]) -> None:
             require(value is None or value > 0 or value is False, f"{where}: prefill.{setting} must be above 0")
         _check_tokens(where, pool)
         for url in pool.replicas:
-            _check_url(where, url)
+            check_url(where, url)
             require(url.rstrip("/") not in urls, f"{where}: {url} is listed twice")
             urls.add(url.rstrip("/"))
 
@@ -116,7 +116,8 @@ def _check_tokens(where: str, pool: PoolConfig) -> None:
         require(last, f"{where}: events.{name} must leave room for {events.ranks} ports up to 65535")
 
 
-def _check_url(where: str, url: str) -> None:
+def check_url(where: str, url: str) -> None:
+    """Raises ConfigError unless a replica could be there."""
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0

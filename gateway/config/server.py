@@ -6,13 +6,16 @@ from typing import Final
 from gateway.config.section import Section, require
 
 MOST_WORKERS: Final = 256
+MOST_DRAIN_S: Final = 3600
 
 
 class ServerConfig(Section, frozen=True):
     """`[server]`: where clients and operators connect.
 
     `admin_port` (dashboard, admin API, /metrics) is `port` + 1 unless given; it may equal `port`. `workers` are
-    processes that share the ports.
+    processes that share the ports. A gateway that is told to stop takes connections for `drain_notice_s` more, while
+    /ready says that it is going, then has `drain_s` to end what it has begun. With `reuse_port` a second gateway may
+    open the same ports meanwhile and take over.
     """
 
     host: str = "127.0.0.1"
@@ -20,6 +23,9 @@ class ServerConfig(Section, frozen=True):
     admin_port: int | None = None
     max_body_bytes: int = 16 * 1024 * 1024
     workers: int = 1
+    drain_s: float = 30.0
+    drain_notice_s: float = 0.0
+    reuse_port: bool = False
 
     @property
     def admin(self) -> int:
@@ -50,6 +56,9 @@ def check_server(server: ServerConfig) -> None:
         require(0 <= port <= 65535, f"[server] {name} must be between 0 and 65535, not {port}")
     require(1 <= server.workers <= MOST_WORKERS, f"[server] workers must be between 1 and {MOST_WORKERS}")
     require(server.max_body_bytes > 0, "[server] max_body_bytes must be above 0")
+    require(0 < server.drain_s <= MOST_DRAIN_S, f"[server] drain_s must be above 0 and at most {MOST_DRAIN_S}")
+    require(0 <= server.drain_notice_s <= MOST_DRAIN_S, f"[server] drain_notice_s must be from 0 to {MOST_DRAIN_S}")
+    require(not server.reuse_port or server.port != 0, "[server] reuse_port needs a port that others can name")
 
 
 def check_seconds(table: str, limits: Section) -> None:

@@ -293,6 +293,10 @@ class Router:
         up = [] if known is None else [replica for replica in known.replicas if replica.takes_requests]
         return [replica.spec.name for replica in sorted(up, key=lambda replica: len(replica.bookings))]
 
+    def is_draining(self, replica: str) -> bool:
+        """Whether the replica is to take no new requests."""
+        return self._fleet.replica(replica).draining
+
     def unfinished(self, replica: str) -> int:
         """How many of our requests are in flight at the replica, or were when it was removed."""
         fleet = self._fleet

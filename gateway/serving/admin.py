@@ -1,4 +1,4 @@
-"""The admin API's read side: dashboard, snapshot, live events, decisions, metrics; does I/O."""
+"""The admin API, its read side here: dashboard, snapshot, live events, decisions, metrics; does I/O."""
 
 import asyncio
 import time
@@ -19,6 +19,7 @@ from gateway.serving.explanation import explain
 from gateway.serving.framework import TheGateway
 from gateway.serving.gateway import Gateway
 from gateway.serving.json_response import json_response
+from gateway.serving.membership.routes import routes as membership_routes
 from gateway.serving.metrics import registry
 from gateway.serving.report import WorkerView
 from gateway.serving.sharing.status import SharingStatus
@@ -29,6 +30,7 @@ CLOSE_S: Final = 0.05
 """Listeners so close together get the same view."""
 
 routes = APIRouter()
+routes.include_router(membership_routes)
 
 
 class GatewayView(msgspec.Struct, frozen=True):
@@ -69,11 +71,6 @@ async def _snapshot(gateway: TheGateway) -> Response:
 @routes.get("/api/events")
 async def _events(gateway: TheGateway) -> StreamingResponse:
     return StreamingResponse(_snapshots(gateway), media_type="text/event-stream")
-
-
-@routes.get("/api/replicas")
-async def _replicas(gateway: TheGateway) -> Response:
-    return json_response(msgspec.json.encode((await whole_report(gateway)).snapshot.replicas))
 
 
 @routes.get("/api/pools/{name}/prefill")

@@ -185,6 +185,12 @@ class EngineClient:
             else:
                 return EngineResponse(connection)
 
+    def forget(self, url: str) -> None:
+        """Close the connections to an engine that wait for a next request; those in use end by themselves."""
+        engine = self._engines.pop(url, None)
+        for connection in [] if engine is None else list(engine.idle):
+            connection.abort()
+
     async def close(self) -> None:
         """Close every connection."""
         for connection in list(self._open):

@@ -20,6 +20,7 @@ from gateway.serving.engine_client import EngineClient, EngineGoneError, TimeLim
 from gateway.serving.events.feeds import EventFeeds
 from gateway.serving.headers import HeaderList
 from gateway.serving.journal import Journal
+from gateway.serving.membership.plan import Member, Plan, first_plan
 from gateway.serving.placing import Placer
 from gateway.serving.sharing.channel import Channel
 from gateway.serving.sharing.sharer import Sharer
@@ -52,7 +53,10 @@ class Gateway:
         seed: int | None = None,
         journal: Journal | None = None,
         siblings: Siblings | None = None,
+        plan: Plan | None = None,
     ) -> None:
+        """`plan` is what a worker that joins late begins with; without it, the replicas are the file's."""
+        plan = plan or first_plan(config)
         self.config = config
         self.journal = journal
         self.siblings = siblings
@@ -61,7 +65,7 @@ class Gateway:
         self.clock = time.monotonic
         routing = config.routing
         self.router = Router(
-            [pool.spec() for pool in config.pools],
+            plan.specs(),
             policy=routing.policy,
             rng=Random(seed),
             block_bytes=routing.block_bytes,
@@ -70,7 +74,7 @@ class Gateway:
         self.placer = Placer(self.router, self.clock)
         limits = config.timeouts
         self.engines = EngineClient(TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s))
-        self.backends = {backend.name: backend for backend in _backends(config)}
+        self.backends = {member.name: self.backend_of(member) for member in plan.members}
         self.tokenisers = Tokenisers(config, self.engines, self._sites)
         self.feeds = EventFeeds(config, self.observe, self.clock)
         self.models = {pool.name: pool.model for pool in config.pools}
@@ -87,6 +91,24 @@ class Gateway:
         """What tells other gateways; None where there are none."""
         self._background: set[asyncio.Task[None]] = set()
 
+    def backend_of(self, member: Member) -> Backend:
+        """What serving needs of the replica."""
+        pool = next(pool for pool in self.config.pools if pool.name == member.pool)
+        key = os.environ.get(pool.api_key_env, "").strip() if pool.api_key_env else ""
+        credentials: HeaderList = [(b"authorization", b"Bearer " + key.encode())] if key else []
+        return Backend(member.name, pool.name, member.url, dialect(pool.engine), credentials)
+
+    def configure(self, config: Config) -> None:
+        """Go by this configuration from now on; what else follows from it is for whoever changes it to do."""
+        limits = config.timeouts
+        self.config = config
+        self.engines.limits = TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s)
+        self.models = {pool.name: pool.model for pool in config.pools}
+        self._encodings = {pool.name: pool.encoding for pool in config.pools}
+        self.feeds.configure(config)
+        if self.journal is not None:
+            self.journal.configure(config.pools)
+
     def observe(self, fact: Fact) -> None:
         """Tell the router, and those who wait for what it makes of it."""
         self.router.observe(fact)
@@ -99,8 +121,14 @@ class Gateway:
 
     def unreachable(self, backend: Backend, reason: str) -> None:
         """Leave a replica alone that took no connection, until the poller's next look finds it well."""
-        self.suspects.add(backend.name)
-        self.observe(ReplicaDown(backend.name, self.clock(), reason))
+        if self.is_there(backend):
+            self.suspects.add(backend.name)
+            self.observe(ReplicaDown(backend.name, self.clock(), reason))
+
+    def is_there(self, backend: Backend) -> bool:
+        """Whether the replica of that name is this one still."""
+        known = self.backends.get(backend.name)
+        return known is not None and known.url == backend.url
 
     async def chains_of(self, request: InferenceRequest, body: bytes) -> Chains:
         """The prompt's prefix chains; empty ones for what leaves nothing in an engine's prefix cache."""
@@ -114,7 +142,7 @@ class Gateway:
 
     def _sites(self, pool: str) -> list[Site]:
         """Replicas of a pool that may be asked to tokenise, the least busy first."""
-        backends = [self.backends[name] for name in self.router.least_busy(pool)]
+        backends = [self.backends[name] for name in self.router.least_busy(pool) if name in self.backends]
         return [Site(backend.url, backend.credentials) for backend in backends]
 
     def snapshot(self) -> Snapshot:
@@ -132,17 +160,17 @@ class Gateway:
         return {
             replica.name: [*self._warnings(replica), *doubts[replica.pool]]
             for replica in snapshot.replicas
-            if replica.state == "up"
+            if replica.state in ("up", "draining")
         }
 
     def _warnings(self, replica: ReplicaView) -> list[str]:
         backend = self.backends[replica.name]
         warnings = list(backend.dialect.warnings(replica.description, replica.prefill_desired))
-        model = self.models[replica.pool]
+        model = self.models.get(replica.pool)
         if model is not None and replica.models and model not in replica.models:
             served = ", ".join(replica.models)
             warnings.append(f"it serves {served}, not {model}: restart it with --served-model-name {model}")
-        if replica.description.publishes_events and self._encodings[replica.pool] == "":
+        if replica.description.publishes_events and self._encodings.get(replica.pool) == "":
             warnings.append("it publishes KV events, which are of no use until the pool says how to count `tokens`")
         if replica.cache.broken is not None:
             warnings.append(replica.cache.broken.sentence)
@@ -157,17 +185,16 @@ class Gateway:
 
         `served` is a model that it has, for a pool that names none.
         """
-        model = self.models[backend.pool] or served
-        said = await self.tokenisers.disagreement(
-            self._encodings[backend.pool], backend.url, backend.credentials, model
-        )
+        model = self.models.get(backend.pool) or served
+        encoding = self._encodings.get(backend.pool, "")
+        said = await self.tokenisers.disagreement(encoding, backend.url, backend.credentials, model)
         self.token_differences[backend.name] = [] if said is None else [said]
 
     def restarted(self, backend: Backend) -> None:
         """A replica's process is a new one."""
         self.observe(ReplicaRestarted(backend.name, self.clock()))
         self.feeds.restarted(backend.name)
-        self.tokenisers.forget(self._encodings[backend.pool])
+        self.tokenisers.forget(self._encodings.get(backend.pool, ""))
 
     def abort(self, backend: Backend, request_id: str) -> None:
         """Tell an engine to stop a request for which closing the connection is not enough, without waiting.
@@ -208,15 +235,3 @@ class Gateway:
             await response.body(ABORT_BODY_BYTES)
         except EngineGoneError:
             return  # the engine is gone, and the request with it
-
-
-def _backends(config: Config) -> list[Backend]:
-    backends = []
-    for pool in config.pools:
-        key = os.environ.get(pool.api_key_env, "").strip() if pool.api_key_env else ""
-        credentials: HeaderList = [(b"authorization", b"Bearer " + key.encode())] if key else []
-        backends += [
-            Backend(replica.name, pool.name, replica.url, dialect(pool.engine), credentials)
-            for replica in pool.spec().replicas
-        ]
-    return backends

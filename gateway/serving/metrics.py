@@ -259,7 +259,8 @@ def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
 
 def _gauges(replicas: tuple[ReplicaView, ...]) -> Iterator[Metric]:
     readings: dict[str, tuple[str, Callable[[ReplicaView], float | None]]] = {
-        "replica_up": ("1 when the replica answers", lambda r: float(r.state == "up")),
+        "replica_up": ("1 when the replica answers", lambda r: float(r.state in ("up", "draining"))),
+        "replica_draining": ("1 while the replica takes no new requests", lambda r: float(r.draining)),
         "replica_inflight": ("Requests of ours at the replica", lambda r: r.inflight),
         "replica_waiting_tokens": (
             "Uncached tokens waiting in the engine, by its own word",

@@ -51,7 +51,7 @@ async def _holder(gateway: Gateway, response_id: str) -> Backend:
     known = gateway.router.holder(response_id)
     if known is not None:
         return gateway.backends[known]
-    for backend in gateway.backends.values():
+    for backend in list(gateway.backends.values()):  # some may come or go meanwhile
         try:
             response = await gateway.engines.send(
                 backend.url, "GET", f"/v1/responses/{quote(response_id, safe='')}", list(backend.credentials)
