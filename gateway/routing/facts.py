@@ -89,7 +89,7 @@ class PoolConfigured(msgspec.Struct, frozen=True):
 
 
 class PoolRemoved(msgspec.Struct, frozen=True):
-    """A pool without replicas is gone."""
+    """A pool is gone: its models are offered no longer, and what it has of replicas is to drain and go too."""
 
     at: float
     pool: str

@@ -354,6 +354,8 @@ class Pool:
     token_trust: TokenTrust = field(default_factory=TokenTrust)
     curve: PrefillCurve = field(default_factory=PrefillCurve)
     replicas: list[Replica] = field(default_factory=list)
+    leaving: bool = False
+    """It is gone, but for replicas that drain."""
 
     def link_tokens(self, chain: PrefixChain) -> float:
         """Tokens that one link of the chain covers: exact for a chain of tokens, else by bytes per token."""
@@ -429,7 +431,7 @@ class Fleet:
 
     def unheard(self) -> list[str]:
         """Of pools that take their model from their replicas, and of which none has said one: why, in a few words."""
-        pools = [pool for pool in self.pools.values() if pool.spec.model is None]
+        pools = [pool for pool in self.pools.values() if pool.spec.model is None and not pool.leaving]
         silent = [pool for pool in pools if not any(replica.models for replica in pool.replicas)]
         said = [f"{one.spec.name}: {one.shown_reason}" for pool in silent for one in pool.replicas]
         return said + [f"the pool {pool.spec.name} has no replicas now" for pool in silent if not pool.replicas]
@@ -444,11 +446,11 @@ class Fleet:
     def list_models(self) -> None:
         """Renew `served`, after replicas came or said what they serve."""
         self.served = {}
-        for replica in self.replicas:
+        for replica in [one for one in self.replicas if not one.pool.leaving]:
             for model in _names(replica):
                 self.served.setdefault(model, []).append(replica)
         for pool in self.pools.values():
-            if pool.spec.model is not None:  # known, though maybe nobody serves it now
+            if pool.spec.model is not None and not pool.leaving:  # known, though maybe nobody serves it now
                 self.served.setdefault(pool.spec.model, [])
         self.list_up()
         cards = [card for replica in self.replicas for card in replica.models.values()]

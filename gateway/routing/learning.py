@@ -157,13 +157,13 @@ class Learner:
                 self._reuse.used(replica.slot, booking.chain, at)
         if self._tickets.pop(booking.ticket, None) is not None:
             replica.release(booking.ticket, at)
-            if replica.removed and not replica.bookings:
-                self._fleet.retired.remove(replica)
-                self._beliefs.remove(replica.cache)
         if usage is not None:
             self._learn_tokens(replica, booking, usage, at)
         if prefill is not None:
             self._fleet.learn(replica, prefill.uncached_tokens, prefill.ms)
+        if replica.removed and not replica.bookings:  # that was the last: others may have its slot
+            self._fleet.retired.remove(replica)
+            self._beliefs.remove(replica.cache)
 
     def heard_of(self, replica: Replica, chain: PrefixChain, confirmed: int, at: float) -> None:
         """A request that is over was served there, of which there is no more to learn than where its prompt is."""

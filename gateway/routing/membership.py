@@ -59,7 +59,7 @@ class Membership:
         if pool is None:
             self._fleet.add_pool(spec)
         else:
-            pool.spec = spec
+            pool.spec, pool.leaving = spec, False
         self._fleet.list_models()
 
     def add(self, pool: str, spec: ReplicaSpec) -> None:
@@ -76,9 +76,12 @@ class Membership:
         self._congestion.forget(replica.slot)
         if not replica.bookings:
             self._beliefs.remove(replica.cache)
+        if replica.pool.leaving and not replica.pool.replicas:
+            del self._fleet.pools[replica.pool.spec.name]
 
     def _remove_pool(self, name: str) -> None:
-        if self._fleet.pools[name].replicas:
-            raise ValueError(f"the pool {name} has replicas")
-        del self._fleet.pools[name]
+        pool = self._fleet.pools[name]
+        pool.leaving = True
+        if not pool.replicas:
+            del self._fleet.pools[name]
         self._fleet.list_models()

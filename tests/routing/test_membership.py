@@ -205,11 +205,17 @@ def test_pools_come_change_and_go(drive, pool_of):
     driver.router.observe(PoolConfigured(driver.now, pool_of("q", model="another")))
     assert driver.route(LONG, model="another").chosen.replica == "s1"
     assert driver.refused(LONG, model="other").reason is RejectionReason.MODEL_NOT_FOUND
-    with pytest.raises(ValueError, match="q has replicas"):
-        driver.router.observe(PoolRemoved(driver.now, "q"))
-    remove(driver, "s1")
     driver.router.observe(PoolRemoved(driver.now, "q"))
-    assert set(driver.router.models()) == {"m"}
+    assert set(driver.router.models()) == {"m"}  # it is offered no longer, though it has a replica yet
+    assert names(driver) == ["r1", "s1"]
+    driver.router.observe(PoolConfigured(driver.now, pool_of("q", model="another")))
+    assert driver.route(LONG, model="another").chosen.replica == "s1"
+    driver.router.observe(PoolRemoved(driver.now, "q"))
+    remove(driver, "s1")
+    assert [view.name for view in driver.router.snapshot(driver.now).pools] == ["p"]
+    driver.router.observe(PoolConfigured(driver.now, pool_of("q")))
+    driver.router.observe(PoolRemoved(driver.now, "q"))
+    assert [view.name for view in driver.router.snapshot(driver.now).pools] == ["p"]
 
 
 def test_the_policy_can_change(drive):

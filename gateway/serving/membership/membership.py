@@ -134,9 +134,6 @@ class Membership:
         gateway.suspects.discard(name)
         gateway.token_differences.pop(name, None)
         gateway.engines.forget(member.url)
-        if not any(one.pool == member.pool for one in self._here.values()) and self.plan.pool(member.pool) is None:
-            gateway.observe(PoolRemoved(gateway.clock(), member.pool))
-            del self._pools[member.pool]
 
     async def _sweep(self) -> None:
         while self.leaving or self._ending:
@@ -168,8 +165,7 @@ class Membership:
             if self._pools.get(spec.name) != spec:
                 self._pools[spec.name] = spec
                 gateway.observe(PoolConfigured(gateway.clock(), spec))
-        gone = self._pools.keys() - {pool.name for pool in config.pools}
-        for pool in gone - {one.pool for one in self._here.values()}:  # of the others, the last replica's end is theirs
+        for pool in self._pools.keys() - {pool.name for pool in config.pools}:
             gateway.observe(PoolRemoved(gateway.clock(), pool))
             del self._pools[pool]
 
