@@ -4,8 +4,11 @@ import re
 from typing import Final
 from urllib.parse import urlsplit
 
+import msgspec
+
 from engines.registry import DIALECTS
 from engines.reports import PrefillSettings
+from gateway.config.discovery import DiscoveryConfig, check_discovery
 from gateway.config.section import Section, one_of, require
 from gateway.routing.fleet import PoolSpec, ReplicaSpec
 
@@ -44,7 +47,7 @@ class EventsConfig(Section, frozen=True):
 
 
 class PoolConfig(Section, frozen=True):
-    """`[[pools]]`: replicas with one engine, model and settings.
+    """`[[pools]]`: replicas with one engine, model and settings, listed here or discovered.
 
     `model` None takes the names that the replicas report. `api_key_env` names the environment variable
     whose value the engines want as their bearer token. `tokens` says how prompts become token ids: "none" (the
@@ -54,13 +57,14 @@ class PoolConfig(Section, frozen=True):
 
     name: str
     engine: str
-    replicas: list[str]
+    replicas: list[str] = msgspec.field(default_factory=list)
     model: str | None = None
     gpus_per_replica: int = 1
     prefill: PrefillConfig = PrefillConfig()
     api_key_env: str | None = None
     tokens: str = "none"
     events: EventsConfig = EventsConfig()
+    discovery: DiscoveryConfig | None = None
 
     @property
     def encoding(self) -> str:
@@ -91,7 +95,10 @@ def check_pools(pools: list[PoolConfig]) -> None:
         require(pool.name not in names, f"{where}: there are two of that name")
         names.add(pool.name)
         one_of(f"{where}: engine", pool.engine, list(DIALECTS))
-        require(bool(pool.replicas), f"{where}: replicas must list at least one URL")
+        listed = bool(pool.replicas) or pool.discovery is not None
+        require(listed, f"{where}: replicas must list at least one URL, unless there is a [pools.discovery]")
+        if pool.discovery is not None:
+            check_discovery(where, pool.discovery)
         require(pool.gpus_per_replica >= 1, f"{where}: gpus_per_replica must be at least 1")
         for setting in pool.prefill.__struct_fields__:
             value = getattr(pool.prefill, setting)

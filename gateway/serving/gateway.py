@@ -84,6 +84,8 @@ class Gateway:
         self.live_ids: set[str] = set()
         self.suspects: set[str] = set()
         """Replicas that are down by a request's word, not by the poller's."""
+        self.discovery_notices: dict[str, list[str]] = {}
+        """By pool: why its replicas are not all that were discovered, or no longer are."""
         self.closing = False
         self.shown: tuple[float, asyncio.Task[bytes]] | None = None
         """What all who watch live are sent, and when it was asked for."""
@@ -152,7 +154,9 @@ class Gateway:
     def notices(self) -> list[str]:
         """What an operator should know of the gateway itself: sentences."""
         sharing = self.sharer.notices if self.sharer is not None else []
-        return self.config.notices() + (self.journal.notices() if self.journal is not None else []) + sharing
+        discovery = [notice for notices in self.discovery_notices.values() for notice in notices]
+        journal = self.journal.notices() if self.journal is not None else []
+        return self.config.notices() + journal + sharing + discovery
 
     def warnings(self, snapshot: Snapshot) -> dict[str, list[str]]:
         """By replica that is up: what is missing or differs from the configuration, and what to do about it."""

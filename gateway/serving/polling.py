@@ -13,6 +13,7 @@ from engines.reports import LoadReport
 from gateway.config import Config
 from gateway.config.routing import PollingConfig
 from gateway.routing.facts import CacheReset, LoadReported, ReplicaDown, ReplicaUp
+from gateway.serving.discovery.configured import discovered
 from gateway.serving.events.silence import Silence
 from gateway.serving.gateway import Backend, Gateway
 
@@ -78,8 +79,11 @@ def _say_why(task: asyncio.Task[None]) -> None:
 
 @asynccontextmanager
 async def looked_once(config: Config) -> AsyncIterator[Gateway]:
-    """A gateway that serves nobody and has looked at every replica once, for commands that only ask."""
-    gateway = Gateway(config)
+    """A gateway that serves nobody and has looked at every replica once, for commands that only ask.
+
+    Raises ConfigError where replicas cannot be discovered.
+    """
+    gateway = Gateway(config, plan=await discovered(config))
     poller = Poller(gateway)
     try:
         await poller.look()

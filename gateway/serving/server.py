@@ -13,6 +13,7 @@ import uvicorn
 
 from gateway.config import Config, ConfigSource
 from gateway.serving import admin, listening, main_app
+from gateway.serving.discovery.finder import Discovery
 from gateway.serving.framework import framework
 from gateway.serving.front.connection import LINGER_S, ClientConnection
 from gateway.serving.gateway import Gateway
@@ -150,8 +151,10 @@ async def running(
     for server, port in zip(servers, ports, strict=True):
         server.shares_port = config.server.reuse_port
         port.app.state.membership, port.app.state.reloading = membership, reloading
+    discovery = Discovery(gateway, membership)
     await poller.start()
     await gateway.share_over(channel)
+    discovery.configure(config)
     tasks = [
         asyncio.create_task(server.serve(sockets=[listener])) for server, listener in zip(servers, sockets, strict=True)
     ]
@@ -164,6 +167,7 @@ async def running(
     finally:
         run.stop()
         await asyncio.gather(*tasks)
+        await discovery.close()
         await membership.close()
         await poller.stop()
         await gateway.close()

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from gateway.config import Config, ConfigError
@@ -46,6 +46,8 @@ class Membership:
         """Those that drain, to be removed when they have ended what they had."""
         self._ending: set[str] = set()
         """Those removed with requests in flight, which need their backend yet."""
+        self.configured: Callable[[Config], None] = lambda _: None
+        """Told of each configuration that applies from now on."""
         self._turn = asyncio.Lock()
         self._sweeping: asyncio.Task[None] | None = None
         for member in plan.members:
@@ -73,6 +75,8 @@ class Membership:
                 await self._configure(before.config, self.plan.config)
             at_once = {command.name} if isinstance(command, Remove) and command.now else set()
             await self._fit(at_once)
+        if isinstance(command, Configure):
+            self.configured(self.plan.config)
 
     async def close(self) -> None:
         """Wait for nothing any more."""

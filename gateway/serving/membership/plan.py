@@ -154,12 +154,13 @@ def _configured(plan: Plan, wanted: Config) -> Plan:
     """
     config = changes(plan.config, wanted).config
     named = {url.rstrip("/"): pool.name for pool in config.pools for url in pool.replicas}
-    pools = {pool.name for pool in config.pools}
+    pools = {(pool.name, API) for pool in config.pools}
+    pools |= {(pool.name, DISCOVERY) for pool in config.pools if pool.discovery is not None}
     members = []
     for one in plan.members:
         if named.get(one.url) == one.pool:
             members.append(msgspec.structs.replace(one, origin=FILE))
-        elif one.origin != FILE and one.pool in pools and one.url not in named:
+        elif (one.pool, one.origin) in pools and one.url not in named:
             members.append(one)
     known = {one.url for one in members}
     for url, pool in named.items():
