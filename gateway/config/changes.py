@@ -19,7 +19,7 @@ LIVE: Final[dict[str, frozenset[str] | None]] = {
     "experiments": None,
 }
 """Tables, and which of their settings apply at once; None: all of them."""
-LIVE_IN_POOLS: Final = frozenset({"replicas", "discovery", "prefill", "gpus_per_replica"})
+LIVE_IN_POOLS: Final = frozenset({"replicas", "discovery", "prefill", "gpus_per_replica", "warm_families"})
 
 
 class Changes(NamedTuple):

@@ -13,6 +13,7 @@ from gateway.config.section import Section, one_of, require
 from gateway.routing.fleet import PoolSpec, ReplicaSpec
 
 TOKENIZER: Final = "tokenizer:"
+MOST_WARM_FAMILIES: Final = 1000
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PLAIN_URL: Final = re.compile(r"[!\"$->A-~]+")  # printable ASCII, no query, fragment or credentials
 
@@ -52,7 +53,8 @@ class PoolConfig(Section, frozen=True):
     `model` None takes the names that the replicas report. `api_key_env` names the environment variable
     whose value the engines want as their bearer token. `tokens` says how prompts become token ids: "none" (the
     prefix chain is of text), "tokenizer:PATH" (a folder with tokenizer.json and chat template, or that file), or
-    "engine" (the replicas' own /tokenize).
+    "engine" (the replicas' own /tokenize). `warm_families` of the prefix families in most use are prefilled at a
+    replica that has started again, and elsewhere before one is drained.
     """
 
     name: str
@@ -65,6 +67,7 @@ class PoolConfig(Section, frozen=True):
     tokens: str = "none"
     events: EventsConfig = EventsConfig()
     discovery: DiscoveryConfig | None = None
+    warm_families: int = 0
 
     @property
     def encoding(self) -> str:
@@ -99,6 +102,8 @@ def check_pools(pools: list[PoolConfig]) -> None:
         require(listed, f"{where}: replicas must list at least one URL, unless there is a [pools.discovery]")
         if pool.discovery is not None:
             check_discovery(where, pool.discovery)
+        warm = 0 <= pool.warm_families <= MOST_WARM_FAMILIES
+        require(warm, f"{where}: warm_families must be between 0 (none) and {MOST_WARM_FAMILIES}")
         require(pool.gpus_per_replica >= 1, f"{where}: gpus_per_replica must be at least 1")
         for setting in pool.prefill.__struct_fields__:
             value = getattr(pool.prefill, setting)

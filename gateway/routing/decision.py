@@ -17,7 +17,8 @@ class RouteRequest(msgspec.Struct, frozen=True, gc=False):
     `chain` is of the prompt's text, `token_chains` of its token ids, in the forms that replicas are followed by, as
     far as they are known. `session` is the session affinity unit; `response_id` names a stored Responses object
     that only its replica can continue; `tried` are replicas that failed this request already; `tenant` is whoever
-    the request is counted for.
+    the request is counted for. One that is not `counted` is of our own making: booked and learned from like any
+    other, and in nobody's figures.
     """
 
     request_id: str
@@ -32,6 +33,7 @@ class RouteRequest(msgspec.Struct, frozen=True, gc=False):
     pinned_pool: str | None = None
     pinned_replica: str | None = None
     tried: frozenset[str] = frozenset()
+    counted: bool = True
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):

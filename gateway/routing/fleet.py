@@ -77,6 +77,8 @@ class Booking(msgspec.Struct, eq=False, gc=False):
     first_token_at: float | None = None
     service_ms: float | None = None
     """What its prefill took of the engine's time, once it is done."""
+    counted: bool = True
+    """Whether it is in any figures (see `RouteRequest`)."""
     token_count: tuple[str, int] | None = None
     """The kind of request and our count of its tokens, where we have one."""
 

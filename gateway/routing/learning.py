@@ -78,7 +78,8 @@ class Learner:
         if replica is None:
             return
         booking = replica.bookings[fact.ticket]
-        series = self._scoreboard.of(replica.pool.spec.name, replica.spec.name, booking.model)
+        counted = booking.counted
+        series = self._scoreboard.of(replica.pool.spec.name, replica.spec.name, booking.model) if counted else Series()
         if isinstance(fact, Dispatched):  # which changes nothing but figures
             series.route.observe(fact.route_s)
             series.overhead.observe(fact.overhead_s)
@@ -104,7 +105,7 @@ class Learner:
                 if booking.first_token_at is not None and fact.content_frames > 1:
                     gaps = fact.content_frames - 1
                     series.itl.observe((fact.at - booking.first_token_at) / gaps, gaps)
-                if fact.usage is not None:
+                if fact.usage is not None and counted:
                     self._count(series, booking, fact.usage, replica)
             case _:
                 assert_never(fact)

@@ -197,13 +197,15 @@ class Router:
             routed_tokens=chosen.cached_tokens,
             wait_ms=chosen.wait_ms,
             prefill_ms=chosen.prefill_ms,
+            counted=request.counted,
             token_count=replica.pool.token_count(request),
         )
         settled = int(chosen.overlap.settled / replica.pool.link_tokens(chain)) if chosen.cached_tokens else 0
         self._beliefs.claim(replica.cache, booking, settled)
         self._learner.booked(replica, booking)
         self._congestion.routed(now, chosen.slot, chosen.prefill_ms)
-        self._scoreboard.decided(decision, request.accepted_at)
+        if request.counted:
+            self._scoreboard.decided(decision, request.accepted_at)
         if self._outbox is not None:
             self._outbox.booked(replica, booking)
 

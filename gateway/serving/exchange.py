@@ -46,6 +46,7 @@ class Exchange:
         self.request_id = header_rules.request_id(fields)
         self._engine_id = self.request_id
         self._tenant = header_rules.tenant(fields)
+        self._asked: RouteRequest | None = None
         self._over = False
         self._entry = None if gateway.journal is None else Entry(endpoint, self._tenant, request.began_at)
 
@@ -94,7 +95,7 @@ class Exchange:
         """Try replicas until one answers, a refusal is final, or none is left."""
         tried: list[str] = []
         route_at = self._gateway.clock()
-        asked = self._route_request(request, chains, tried)
+        asked = self._asked = self._route_request(request, chains, tried)
         if self._entry is not None:
             self._entry.request = asked
         routed, held_s = await self._gateway.placer.place(asked)
@@ -180,6 +181,8 @@ class Exchange:
         sent = self._request.body
         if field is not None or not request.usage_requested:
             sent = add(sent, include_usage=not request.usage_requested, fields=() if field is None else (field,))
+        if self._gateway.hot is not None and self._asked is not None:
+            self._gateway.hot.note(backend.pool, self._asked, self._endpoint, sent, self._gateway.clock())
         return await self._gateway.engines.send(backend.url, "POST", self._endpoint, headers, sent)
 
     async def _relay(

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from random import Random
 
 import msgspec
@@ -26,6 +27,7 @@ from gateway.serving.sharing.channel import Channel
 from gateway.serving.sharing.sharer import Sharer
 from gateway.serving.tokenise.calls import Site
 from gateway.serving.tokenise.tokenisers import Tokenisers
+from gateway.serving.warming.families import hot_families
 from gateway.serving.workers.siblings import Siblings
 from gateway.wire.request import InferenceRequest
 
@@ -86,6 +88,10 @@ class Gateway:
         """Replicas that are down by a request's word, not by the poller's."""
         self.discovery_notices: dict[str, list[str]] = {}
         """By pool: why its replicas are not all that were discovered, or no longer are."""
+        self.hot = hot_families(config)
+        """The prompts to be prefilled after a restart; None where no pool wants that."""
+        self.when_restarted: Callable[[Backend], None] = lambda _: None
+        """Told of each replica whose process is a new one."""
         self.closing = False
         self.shown: tuple[float, asyncio.Task[bytes]] | None = None
         """What all who watch live are sent, and when it was asked for."""
@@ -107,6 +113,7 @@ class Gateway:
         self.engines.limits = TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s)
         self.models = {pool.name: pool.model for pool in config.pools}
         self._encodings = {pool.name: pool.encoding for pool in config.pools}
+        self.hot = self.hot if self.hot is not None and self.hot.is_of(config) else hot_families(config)
         self.feeds.configure(config)
         if self.journal is not None:
             self.journal.configure(config.pools)
@@ -198,6 +205,7 @@ class Gateway:
         """A replica's process is a new one."""
         self.observe(ReplicaRestarted(backend.name, self.clock()))
         self.feeds.restarted(backend.name)
+        self.when_restarted(backend)
         self.tokenisers.forget(self._encodings.get(backend.pool, ""))
 
     def abort(self, backend: Backend, request_id: str) -> None:

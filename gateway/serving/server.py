@@ -25,6 +25,7 @@ from gateway.serving.membership.reload import Reloading
 from gateway.serving.polling import Poller
 from gateway.serving.sharing.channel import Channel
 from gateway.serving.sharing.configured import configured_channel
+from gateway.serving.warming.warmer import Warmer
 from gateway.serving.workers.siblings import Siblings
 
 _log: Final = logging.getLogger("prefixgate")
@@ -69,10 +70,12 @@ class RunningGateway:
         ports: Sequence[FrameworkPort],
         membership: Membership,
         reloading: Reloading,
+        warmer: Warmer,
     ) -> None:
         self.gateway = gateway
         self.membership = membership
         self.reloading = reloading
+        self.warmer = warmer
         self.url = ""
         self.admin_url = ""
         self._servers = servers
@@ -148,9 +151,10 @@ async def running(
     poller = Poller(gateway)
     membership = Membership(gateway, poller, plan, ports)
     reloading = Reloading(gateway, membership, source)
+    warmer = Warmer(gateway)
     for server, port in zip(servers, ports, strict=True):
         server.shares_port = config.server.reuse_port
-        port.app.state.membership, port.app.state.reloading = membership, reloading
+        port.app.state.membership, port.app.state.reloading, port.app.state.warmer = membership, reloading, warmer
     discovery = Discovery(gateway, membership)
     await poller.start()
     await gateway.share_over(channel)
@@ -158,7 +162,7 @@ async def running(
     tasks = [
         asyncio.create_task(server.serve(sockets=[listener])) for server, listener in zip(servers, sockets, strict=True)
     ]
-    run = RunningGateway(gateway, servers, ports, membership, reloading)
+    run = RunningGateway(gateway, servers, ports, membership, reloading, warmer)
     run.url, run.admin_url = listening.url(host, sockets[0]), listening.url(host, sockets[-1])
     try:
         while not all(server.started for server in servers):  # noqa: ASYNC110 - uvicorn has a flag, no event
@@ -168,6 +172,7 @@ async def running(
         run.stop()
         await asyncio.gather(*tasks)
         await discovery.close()
+        await warmer.close()
         await membership.close()
         await poller.stop()
         await gateway.close()

@@ -14,6 +14,7 @@ from gateway.serving.json_response import json_response
 from gateway.serving.membership.membership import Membership
 from gateway.serving.membership.plan import Add, Command, Drain, PlanError, Remove, Resume
 from gateway.serving.membership.reload import Reloading
+from gateway.serving.warming.warmer import Warmer
 from gateway.serving.whole import whole_report
 
 routes = APIRouter()
@@ -29,7 +30,13 @@ def _reloading_of(request: Request) -> Reloading:
     return reloading
 
 
+def _warmer_of(request: Request) -> Warmer:
+    warmer: Warmer = request.app.state.warmer
+    return warmer
+
+
 TheMembership = Annotated[Membership, Depends(_membership_of)]
+TheWarmer = Annotated[Warmer, Depends(_warmer_of)]
 
 
 class NewReplica(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,6 +57,8 @@ class Told(msgspec.Struct, frozen=True):
     reason: str
     inflight: int
     warnings: list[str]
+    warmed: int | None = None
+    """How many hot prefixes were prefilled elsewhere before; None: that was not asked for."""
 
 
 @routes.get("/api/replicas")
@@ -70,9 +79,14 @@ async def _add(gateway: TheGateway, membership: TheMembership, request: Request)
 
 
 @routes.post("/api/replicas/{name}/drain")
-async def _drain(gateway: TheGateway, membership: TheMembership, name: str) -> Response:
+async def _drain(
+    gateway: TheGateway, membership: TheMembership, warmer: TheWarmer, name: str, warm: bool | None = None
+) -> Response:
+    """`warm`: first have others prefill its pool's hot prefixes; the default where the pool keeps them."""
+    warmed = await _hand_off(gateway, warmer, name, warm)
     await _perform(membership, Drain(name))
-    return json_response(msgspec.json.encode(await _told(gateway, name)))
+    told = await _told(gateway, name)
+    return json_response(msgspec.json.encode(told and msgspec.structs.replace(told, warmed=warmed)))
 
 
 @routes.post("/api/replicas/{name}/resume")
@@ -85,17 +99,25 @@ async def _resume(gateway: TheGateway, membership: TheMembership, name: str) -> 
 
 
 @routes.delete("/api/replicas/{name}")
-async def _remove(gateway: TheGateway, membership: TheMembership, name: str, now: bool = False) -> Response:
-    """202 while it has requests in flight, of any worker; 200 once it is gone."""
+async def _remove(
+    gateway: TheGateway,
+    membership: TheMembership,
+    warmer: TheWarmer,
+    name: str,
+    now: bool = False,
+    warm: bool | None = None,
+) -> Response:
+    """202 while it has requests in flight, of any worker; 200 once it is gone. `warm` as for a drain, unless `now`."""
     before = await _view(gateway, name)
     if before is None:
         raise bad_request(f"there is no replica `{name}`", "name", "replica_not_found", 404)
+    warmed = None if now or before.draining else await _hand_off(gateway, warmer, name, warm)
     await _perform(membership, Remove(name, now))
     told = await _told(gateway, name)
     if told is None:
-        gone = Told(name, before.pool, before.url, "removed", "", 0, _alone(gateway, before))
+        gone = Told(name, before.pool, before.url, "removed", "", 0, _alone(gateway, before), warmed)
         return json_response(msgspec.json.encode(gone))
-    return json_response(msgspec.json.encode(told), 202)
+    return json_response(msgspec.json.encode(msgspec.structs.replace(told, warmed=warmed)), 202)
 
 
 @routes.post("/api/config/reload")
@@ -106,6 +128,18 @@ async def _reload(reloading: Annotated[Reloading, Depends(_reloading_of)]) -> Re
         raise bad_request(f"the configuration stays as it is: {error}", code="invalid_config") from error
     except PlanError as error:
         raise _refusal(error) from error
+
+
+async def _hand_off(gateway: Gateway, warmer: Warmer, name: str, warm: bool | None) -> int | None:
+    backend = gateway.backends.get(name)
+    if backend is None or warm is False:
+        return None
+    if gateway.hot is not None and backend.pool in gateway.hot.wanted:
+        return await warmer.away_from(backend)
+    if warm:
+        message = f"the pool `{backend.pool}` keeps no hot prefixes: set its warm_families"
+        raise bad_request(message, "warm", "nothing_to_warm", 409)
+    return None
 
 
 async def _perform(membership: Membership, command: Command) -> None:
