@@ -181,13 +181,19 @@ async def running(
 async def serve_until_signalled(
     config: Config, announce: Callable[[RunningGateway], None], source: ConfigSource | None = None
 ) -> None:
-    """Run until SIGINT or SIGTERM; `announce` is called once it listens. SIGHUP reads the `source` again."""
+    """Run until SIGINT or SIGTERM; `announce` is called once it listens.
+
+    SIGHUP reads the `source` again; where there is none, it ends the process as it always does.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    if source is not None:
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)  # what it asks for is about to be done
     async with running(config, source=source) as run:
-        loop.add_signal_handler(signal.SIGHUP, run.reload)
+        if source is not None:
+            loop.add_signal_handler(signal.SIGHUP, run.reload)
         announce(run)
         await stop.wait()
 

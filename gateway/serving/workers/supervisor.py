@@ -88,7 +88,8 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reread)
+        if self._source is not None:
+            loop.add_signal_handler(signal.SIGHUP, self._reread)
         keeping = [loop.create_task(self._keep(worker)) for worker in self._workers]
         stopping = loop.create_task(self._stopping.wait())
         await asyncio.wait([stopping, *keeping], return_when=asyncio.FIRST_COMPLETED)
