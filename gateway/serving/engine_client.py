@@ -140,10 +140,11 @@ class EngineResponse:
 class _Engine:
     """One engine's address and its connections that wait for a next request."""
 
-    __slots__ = ("idle", "origin")
+    __slots__ = ("idle", "keeps", "origin")
 
     def __init__(self, url: str) -> None:
         self.origin = origin_of(url)
+        self.keeps = IDLE_CONNECTIONS
         self.idle: list[_Connection] = []
 
 
@@ -188,8 +189,10 @@ class EngineClient:
     def forget(self, url: str) -> None:
         """Close the connections to an engine that wait for a next request; those in use end by themselves."""
         engine = self._engines.pop(url, None)
-        for connection in [] if engine is None else list(engine.idle):
-            connection.abort()
+        if engine is not None:
+            engine.keeps = 0
+            for connection in list(engine.idle):
+                connection.abort()
 
     async def close(self) -> None:
         """Close every connection."""
@@ -402,7 +405,7 @@ class _Connection(asyncio.Protocol):
             self._wake()
         idle = self.engine.idle
         whole = self._complete and self._reusable and not self._chunks and self._error is None
-        if whole and self._transport is not None and len(idle) < IDLE_CONNECTIONS:
+        if whole and self._transport is not None and len(idle) < self.engine.keeps:
             idle.append(self)
         else:
             self.abort()

@@ -5,7 +5,6 @@ import signal
 import socket
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -148,8 +147,7 @@ async def test_a_second_gateway_takes_over_under_load(engine: str, tmp_path: Pat
                 else:
                     ended["complete"] += 1
 
-    with ExitStack() as stack:
-        first, _ = stack.enter_context(prefixgate("serve", "--config", str(path)))
+    with prefixgate("serve", "--config", str(path)) as (first, _):
         tasks = [asyncio.create_task(load(number)) for number in range(CLIENTS)]
         successor = prefixgate("serve", "--config", str(path))
         second, _ = await asyncio.to_thread(successor.__enter__)

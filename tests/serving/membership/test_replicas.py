@@ -108,10 +108,10 @@ async def test_a_removed_replica_ends_its_streams(now: bool) -> None:
         assert await raw.body(headers) == frame("two") + DONE
         await until_state(run, "p-0", "removed")
         await until(lambda: nothing_is_booked(run) and set(run.gateway.backends) == {"p-1"})
-        polls = len(one.polls)
-        await asyncio.sleep(0)
         assert (await http.delete("/api/replicas/p-0")).status_code == 404
-        assert len(one.polls) == polls
+        assert run.gateway.feeds._feeds.keys() <= {"p-1"}
+        assert run.membership._poller._watches.keys() == {"p-1"}
+        await until(lambda: all(each.engine.origin.port != one.port for each in run.gateway.engines._open))
 
 
 async def test_a_removal_can_be_hurried_and_taken_back() -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +24,13 @@ def engines() -> Iterator[list[str]]:
 
 
 class Gateway:
-    """A gateway of two workers over the first engine, asked over fresh connections so that any of them may answer."""
+    """A gateway of two workers, asked over fresh connections so that any of them may answer."""
 
-    def __init__(self, path: Path, engine: str) -> None:
+    def __init__(self, path: Path, pid: int, url: str, admin_url: str) -> None:
         self.path = path
-        self.engine = engine
-        self.url = self.admin_url = ""
-        self.pid = 0
-        self.write()
-
-    def write(self, *more: str, tables: str = "") -> None:
-        urls = ", ".join(f'"{url}"' for url in (self.engine, *more))
-        self.path.write_text(
-            f"[server]\nport = 0\nworkers = 2\n{tables}"
-            f'[journal]\npath = "{self.path.parent}/journal.jsonl"\n'
-            f'[[pools]]\nname = "p"\nengine = "vllm"\nmodel = "{MODEL}"\nreplicas = [{urls}]\n'
-        )
+        self.pid = pid
+        self.url = url
+        self.admin_url = admin_url
 
     def admin(self, method: str, path: str, **more: Any) -> httpx.Response:
         return httpx.request(method, self.admin_url + path, timeout=60, trust_env=False, **more)
@@ -65,12 +57,26 @@ class Gateway:
         return {self.admin("GET", "/api/snapshot").json()["snapshot"]["policy"] for _ in range(12)}
 
 
+def write(path: Path, *urls: str, tables: str = "") -> None:
+    listed = ", ".join(f'"{url}"' for url in urls)
+    path.write_text(
+        f'[server]\nport = 0\nworkers = 2\n{tables}[journal]\npath = "{path.parent}/journal.jsonl"\n'
+        f'[[pools]]\nname = "p"\nengine = "vllm"\nmodel = "{MODEL}"\nreplicas = [{listed}]\n'
+    )
+
+
+@contextmanager
+def running(path: Path) -> Iterator[Gateway]:
+    with prefixgate("serve", "--config", str(path)) as (process, urls):
+        yield Gateway(path, process.pid, *urls)
+
+
 @pytest.fixture
 def gateway(engines: list[str], tmp_path: Path) -> Iterator[Gateway]:
-    one = Gateway(tmp_path / "gateway.toml", engines[0])
-    with prefixgate("serve", "--config", str(one.path)) as (process, urls):
-        one.url, one.admin_url = urls
-        one.pid = process.pid
+    """Over the first engine."""
+    path = tmp_path / "gateway.toml"
+    write(path, engines[0])
+    with running(path) as one:
         yield one
 
 
@@ -97,7 +103,7 @@ def test_all_workers_add_drain_resume_and_remove(gateway: Gateway, engines: list
 
 
 def test_all_workers_read_the_file_again(gateway: Gateway, engines: list[str]) -> None:
-    gateway.write(engines[1], tables='[routing]\npolicy = "prefix"\n')
+    write(gateway.path, *engines, tables='[routing]\npolicy = "prefix"\n')
     told = gateway.admin("POST", "/api/config/reload")
     assert told.status_code == 200
     assert {name: value for name, value in told.json().items() if value} == {
@@ -112,7 +118,7 @@ def test_all_workers_read_the_file_again(gateway: Gateway, engines: list[str]) -
     os.kill(gateway.pid, signal.SIGHUP)  # which says so in the log, and changes nothing either
     assert gateway.policies() == {"prefix"}
 
-    gateway.write(tables='[routing]\npolicy = "random"\n')
+    write(gateway.path, engines[0], tables='[routing]\npolicy = "random"\n')
     os.kill(gateway.pid, signal.SIGHUP)
     until(lambda: gateway.policies() == {"random"})
     until(lambda: gateway.state("p-1") == "removed")
@@ -120,3 +126,21 @@ def test_all_workers_read_the_file_again(gateway: Gateway, engines: list[str]) -
     os.kill(victim, signal.SIGKILL)
     until(lambda: all(row["state"] == "up" and row["pid"] != victim for row in gateway.workers()))
     assert gateway.policies() == {"random"}
+
+
+def test_one_worker_discovers_and_all_are_told(engines: list[str], tmp_path: Path) -> None:
+    targets, path = tmp_path / "targets.json", tmp_path / "gateway.toml"
+    targets.write_text(f'[{{"targets": ["{engines[0]}"]}}]')
+    path.write_text(
+        f'[server]\nport = 0\nworkers = 2\n[[pools]]\nname = "p"\nengine = "vllm"\nmodel = "{MODEL}"\n'
+        f'[pools.discovery]\nfile = "{targets}"\nevery_s = 0.2\n'
+    )
+    with running(path) as one:
+        until(lambda: one.all_say("p-0", 200))
+        targets.write_text(f'[{{"targets": ["{engines[0]}", "{engines[1]}"]}}]')
+        until(lambda: one.all_say("p-1", 200))
+        os.kill(one.workers()[0]["pid"], signal.SIGKILL)  # the one that discovers
+        until(lambda: all(row["state"] == "up" and row["restarts"] == 1 for row in one.workers()[:1]))
+        targets.write_text(f'[{{"targets": ["{engines[1]}"]}}]')
+        until(lambda: one.state("p-0") == "removed")
+        assert one.all_say("p-1", 200)
