@@ -1,6 +1,7 @@
 """Warm hand-off over simulated engines: after a restart or before a drain, the next request finds its prefix cached."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -8,7 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from gateways import admin, client, gateway_of, nothing_is_booked, openai_error, outcomes, until
+from fake_engine import Answer, fake_engine, reset, whole
+from gateways import admin, chat, client, gateway_of, nothing_is_booked, openai_error, outcomes, post, until
 
 from engines.simulated.server import serving
 from engines.simulated.settings import SimulatorSettings
@@ -141,3 +143,20 @@ async def test_no_one_is_warmed_while_busy() -> None:
         assert not warming.done()
         gateway.observe(AttemptFailed(busy.ticket, gateway.clock()))
         assert await warming == 1
+
+
+@pytest.mark.parametrize("answer", [whole(b'{"error": {}}', 500), whole(b"nothing"), reset()])
+async def test_a_prefill_that_fails_leaves_no_trace(answer: Answer) -> None:
+    async with (
+        fake_engine() as one,
+        fake_engine(answer) as two,
+        gateway_of([table("vllm", [one.url, two.url], model="m")]) as run,
+    ):
+        body = chat("a long prompt " * 100)
+        assert (await post(run, body, headers={"x-prefixgate-replica": "p-0"})).status_code == 200
+        before = outcomes(run)
+        assert await run.warmer.away_from(run.gateway.backends["p-0"]) == 0
+        assert len(two.requests) == 1
+        assert json.loads(two.requests[0].body) == {**body, "max_tokens": 1, "stream": False}
+        assert nothing_is_booked(run)
+        assert outcomes(run) == before
