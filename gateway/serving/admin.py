@@ -75,11 +75,12 @@ async def _events(gateway: TheGateway) -> StreamingResponse:
 
 @routes.get("/api/pools/{name}/prefill")
 async def _prefill(gateway: TheGateway, name: str) -> Response:
-    replicas = [replica for replica in gateway.snapshot().replicas if replica.pool == name]
-    if not replicas:
+    pool = next((pool for pool in gateway.config.pools if pool.name == name), None)
+    if pool is None:
         raise bad_request(f"there is no pool `{name}`", "name", "pool_not_found", 404)
+    replicas = [replica for replica in gateway.snapshot().replicas if replica.pool == name]
     actual = {replica.name: replica.prefill_actual for replica in replicas}
-    return json_response(msgspec.json.encode({"desired": replicas[0].prefill_desired, "actual": actual}))
+    return json_response(msgspec.json.encode({"desired": pool.prefill.settings(), "actual": actual}))
 
 
 @routes.get("/api/experiments")

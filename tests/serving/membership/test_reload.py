@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_engine import DONE, FakeEngine, fake_engine, frame, held_stream
-from gateways import LIMIT_S, admin, chat, chat_bytes, gateway_over, openai_error, post, until
+from fake_engine import DONE, FakeEngine, fake_engine, frame, held_stream, stream
+from gateways import LIMIT_S, admin, chat, chat_bytes, gateway_over, nothing_is_booked, openai_error, post, until
 from model_folders import model_folder
 from raw_client import raw_client
 
@@ -197,3 +197,42 @@ async def test_without_a_file_there_is_nothing_to_read() -> None:
         assert openai_error(answer)["message"] == (
             "there is no file to read again: the gateway was started without --config"
         )
+
+
+async def test_nothing_fails_while_replicas_come_and_go(path: Path) -> None:
+    """A dozen reloads and API calls under load: every stream is whole, and nothing is left behind."""
+    done = asyncio.Event()
+    ended: list[tuple[int, str]] = []
+
+    async def load(file: File, number: int) -> None:
+        while not done.is_set():
+            answer = await post(file.run, chat(f"client {number}", stream=True))
+            ended.append((answer.status_code, answer.text))
+
+    async with AsyncExitStack() as stack:
+        frames = [frame(f"{number}") for number in range(20)]
+        three = [await stack.enter_async_context(fake_engine(stream(*frames, DONE))) for _ in range(3)]
+        file = await stack.enter_async_context(gateway_from(path, SERVER + pool("p", *three)))
+        tasks = [asyncio.create_task(load(file, number)) for number in range(4)]
+        for turn in range(12):
+            gone = three[turn % 3]
+            kept = [one for one in three if one is not gone]
+            await file.says(SERVER + pool("p", *kept))
+            await until(lambda: sum(view.state == "up" for view in file.run.gateway.snapshot().replicas) >= 2)
+            async with admin(file.run) as http:
+                added = await http.post("/api/replicas", json={"pool": "p", "url": gone.url})
+                name = added.json()["name"]
+                await until(lambda: all(view.state == "up" for view in file.run.gateway.snapshot().replicas))
+                answer = await http.delete(f"/api/replicas/{name}", params={"now": turn % 2 == 0})
+                assert answer.status_code in (200, 202)
+            before = len(ended)
+            await until(lambda before=before: len(ended) >= before + 4)
+        done.set()
+        await asyncio.gather(*tasks)
+        whole = b"".join([*frames, DONE]).decode()
+        assert {status for status, _ in ended} == {200}
+        assert all(text == whole for _, text in ended)
+        await until(lambda: nothing_is_booked(file.run) and len(file.run.gateway.backends) == 2)
+        router = file.run.gateway.router
+        assert router._fleet.retired == []
+        assert len(router._beliefs.index._guessed) <= 6
