@@ -139,7 +139,26 @@ async def test_a_removal_can_be_hurried_and_taken_back() -> None:
 
 
 async def test_held_requests_go_elsewhere() -> None:
-    """Requests that wait for a replica which is removed are sent to another one, or refused."""
+    """Of those that wait while both replicas are busy, none goes to the one that is drained meanwhile."""
+    gates = [asyncio.Event(), asyncio.Event()]
+    answers = [held_stream(gate, after=(frame("one"), DONE)) for gate in gates]
+    async with (
+        fake_engine(answers[0]) as one,
+        fake_engine(answers[1]) as two,
+        gateway_over(one.url, two.url, routing={"hold_ms": 1}) as run,
+        admin(run) as http,
+    ):
+        asked = [asyncio.create_task(post(run, chat(f"{n} " + "long " * 4000, stream=True))) for n in range(6)]
+        await until(lambda: len(one.requests) == len(two.requests) == 1 and run.gateway.router.holds == 4)
+        await http.post("/api/replicas/p-0/drain")
+        gates[1].set()
+        await until(lambda: len(two.requests) == 5)
+        assert len(one.requests) == 1
+        gates[0].set()
+        assert all(answer.text.endswith("data: [DONE]\n\n") for answer in await asyncio.gather(*asked))
+
+
+async def test_of_the_only_replica_that_is_removed_at_once_the_stream_goes_on() -> None:
     gate = asyncio.Event()
     answers = held_stream(gate, frame("one"), after=(DONE,))
     async with fake_engine(answers) as one, gateway_over(one.url) as run, admin(run) as http:
