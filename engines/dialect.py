@@ -17,6 +17,9 @@ Pages = Mapping[str, bytes]
 """Bodies of the pages that answered 200, by the path that was asked for."""
 
 
+Continued = tuple[Mapping[str, object], Mapping[str, object]]
+"""The final message of a chat, and the fields that make the engine go on with it."""
+
 TokeniseFields = Literal["template", "chat"]
 """What `POST /tokenize` takes beside messages: the template's arguments, or a chat completion's own fields."""
 
@@ -30,6 +33,8 @@ class Dialect(Protocol):
     """A cheap health endpoint: 200 when up; must not generate tokens."""
     models_path: str
     tokenise_takes: TokeniseFields
+    tells_continuation: bool
+    """Whether `/tokenize` takes the fields of `continue_chat`, so that it shows whether a chat template heeds them."""
     load_paths: tuple[str, ...]
     """Pages for `read_load`, fetched at every poll."""
     description_paths: tuple[str, ...]
@@ -58,6 +63,14 @@ class Dialect(Protocol):
 
     def request_id_field(self, request_id: str) -> tuple[str, str] | None:
         """The top-level body field (name, value) that gives a request its id, or None where not needed."""
+
+    def continue_chat(self, content: str, reasoning: str) -> Continued | None:
+        """What lets a chat go on with an answer of which these are the beginning; None where it cannot."""
+
+    def salt_field(self, path: str, salt: str) -> tuple[str, str] | None:
+        """The top-level body field (name, value) that gives a prompt a cache of its own at an inference endpoint, or
+        None where the engine takes no salt there.
+        """
 
     def abort_call(self, request_id: str) -> EngineCall | None:
         """The call that aborts a request at once; None where closing the connection does it."""

@@ -31,7 +31,8 @@ class LoadReport:
     """One reading of a replica's load. Every field is None when the engine does not report it.
 
     `kv_usage` is 0..1; `*_total` are the engine's own counters since it started, of tokens, of requests that ended,
-    and of calls that told it to drop its prefix cache (`cache_resets_total`);
+    of calls that told it to drop its prefix cache (`cache_resets_total`), and of requests whose KV it took away while
+    they ran (`preemptions_total`);
     `started_at` is seconds since the Unix epoch.
     """
 
@@ -45,6 +46,7 @@ class LoadReport:
     cached_tokens_total: int | None = None
     finished_requests_total: int | None = None
     cache_resets_total: int | None = None
+    preemptions_total: int | None = None
     started_at: float | None = None
 
 
@@ -77,7 +79,8 @@ class EngineDescription:
     `reports_cached_tokens`: whether usage carries cached tokens (vLLM `--enable-prompt-tokens-details`,
     SGLang `--enable-cache-report`). `exposes_metrics`: whether `/metrics` carries the engine's own figures
     (off with vLLM's `--disable-log-stats`, on with SGLang's `--enable-metrics`). `publishes_events`: whether it
-    says where it publishes KV-cache events.
+    says where it publishes KV-cache events, `events_tell_salts` whether those say which salt blocks were stored under.
+    `max_running_requests` is the most that it runs at a time, over all ranks.
     """
 
     version: str | None = None
@@ -88,6 +91,8 @@ class EngineDescription:
     kv_capacity_tokens: int | None = None
     exposes_metrics: bool | None = None
     publishes_events: bool | None = None
+    events_tell_salts: bool = False
+    max_running_requests: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

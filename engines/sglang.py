@@ -22,7 +22,7 @@ from engines.bodies import (
     read_text,
 )
 from engines.cache_events import BlockKey, EventBatch, EventSource
-from engines.dialect import Pages, TokeniseFields
+from engines.dialect import Continued, Pages, TokeniseFields
 from engines.error_bodies import read_engine_error
 from engines.kv_events import read_event_batch
 from engines.metrics_page import Sample, peak, read_samples, total
@@ -51,12 +51,13 @@ _WAITING = "sglang:num_queue_reqs"
 _CAPACITY = "sglang:max_total_num_tokens"
 _KV_USAGE = "sglang:token_usage"
 _PAGE = "sglang:page_size"
+_RETRACTED = "sglang:num_retracted_requests_total"
 _REQUESTS = "sglang:http_requests_total"
 _RESPONSES = "sglang:http_responses_total"
 _CACHE_RESETS = frozenset(("/flush_cache", "/release_memory_occupation"))
 _FINISHED = "sglang:num_requests_total"
 _LOAD_NAMES = frozenset(
-    (_PROMPT, _CACHED, _FINISHED, _RUNNING, _WAITING, _CAPACITY, _KV_USAGE, _PAGE, _REQUESTS, _RESPONSES)
+    (_PROMPT, _CACHED, _FINISHED, _RUNNING, _WAITING, _CAPACITY, _KV_USAGE, _PAGE, _REQUESTS, _RESPONSES, _RETRACTED)
 )
 
 
@@ -70,6 +71,7 @@ class SglangDialect:
     health_path = "/v1/models"
     models_path = "/v1/models"
     tokenise_takes: TokeniseFields = "chat"
+    tells_continuation = False
     load_paths: tuple[str, ...] = (_LOADS, _OLD_LOAD, _METRICS)
     description_paths: tuple[str, ...] = (_SERVER_INFO, _OLD_SERVER_INFO)
 
@@ -104,6 +106,7 @@ class SglangDialect:
             kv_capacity_tokens=_read_capacity(server),
             exposes_metrics=read_flag(server.get("enable_metrics")),
             publishes_events=bool(self.read_event_sources(pages)) if server else None,
+            max_running_requests=_read_max_running(server),
         )
 
     def read_event_sources(self, pages: Pages) -> tuple[EventSource, ...]:
@@ -140,6 +143,16 @@ class SglangDialect:
     def request_id_field(self, request_id: str) -> tuple[str, str] | None:
         """`rid`, which is also the response's id. A duplicate of a live one is refused with 400."""
         return ("rid", request_id)
+
+    def continue_chat(self, content: str, reasoning: str) -> Continued | None:
+        """A final message that is gone on with: its content alone follows the generation prompt, as it is."""
+        if reasoning:
+            return None
+        return {"role": "assistant", "content": content}, {"continue_final_message": True}
+
+    def salt_field(self, path: str, salt: str) -> tuple[str, str] | None:
+        """`cache_salt`; what `/v1/messages` is sent beside Anthropic's own fields is not read."""
+        return None if path == "/v1/messages" else ("cache_salt", salt)
 
     def abort_call(self, request_id: str) -> EngineCall | None:
         """`POST /abort_request`: a closed connection is noticed only after 2 to 4 s.
@@ -253,6 +266,7 @@ def _read_metrics(samples: list[Sample]) -> LoadReport:
         # never under both: so the sum over all sources is right.
         cached_tokens_total=cached_tokens,
         cache_resets_total=_read_cache_resets(samples),
+        preemptions_total=read_count(total(samples, _RETRACTED)),
     )
 
 
@@ -291,6 +305,12 @@ def _read_capacity(server: Json) -> int | None:
     """KV tokens of all ranks, each of which has one entry in `internal_states`."""
     states = read_objects(server.get("internal_states"))
     return _sum(read_count(read_object(state.get("memory_usage")).get("token_capacity")) for state in states)
+
+
+def _read_max_running(server: Json) -> int | None:
+    """Of all ranks, each of which says its own."""
+    states = read_objects(server.get("internal_states"))
+    return _sum(read_count(state.get("effective_max_running_requests_per_dp")) for state in states) or None
 
 
 def _read_prefill(server: Json) -> PrefillSettings:

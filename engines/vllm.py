@@ -13,7 +13,7 @@ from engines.bodies import (
     read_text,
 )
 from engines.cache_events import EventBatch, EventSource
-from engines.dialect import Pages, TokeniseFields
+from engines.dialect import Continued, Pages, TokeniseFields
 from engines.error_bodies import read_engine_error
 from engines.kv_events import read_event_batch
 from engines.metrics_page import Sample, peak, read_samples, total
@@ -38,6 +38,7 @@ _EVENTS_CONFIG = (
 _RUNNING = "vllm:num_requests_running"
 _WAITING = "vllm:num_requests_waiting"
 _KV_USAGE = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
+_PREEMPTIONS = "vllm:num_preemptions_total"
 _CACHE_CONFIG = "vllm:cache_config_info"
 _STARTED = "process_start_time_seconds"
 _FINISHED = "vllm:request_success_total"
@@ -52,7 +53,7 @@ _TOKEN_COUNTERS = (
 )
 _LOAD_NAMES = frozenset(
     (
-        _RUNNING, _WAITING, *_KV_USAGE, _CACHE_CONFIG, _STARTED, _FINISHED, _REQUESTS,
+        _RUNNING, _WAITING, *_KV_USAGE, _CACHE_CONFIG, _STARTED, _FINISHED, _REQUESTS, _PREEMPTIONS,
         *(name for pair in _TOKEN_COUNTERS for name in pair),
     )
 )  # fmt: skip
@@ -66,6 +67,7 @@ class VllmDialect:
     health_path = "/health"  # 200 when the engine core lives, 503 when it is dead; generates nothing
     models_path = "/v1/models"
     tokenise_takes: TokeniseFields = "template"
+    tells_continuation = True
     load_paths: tuple[str, ...] = (_METRICS,)
     description_paths: tuple[str, ...] = (_METRICS, _VERSION, _SERVER_INFO, _EVENT_SOURCES)
 
@@ -90,6 +92,7 @@ class VllmDialect:
             cached_tokens_total=cached_tokens,
             finished_requests_total=read_count(total(samples, _FINISHED)),
             cache_resets_total=_read_cache_resets(samples),
+            preemptions_total=read_count(total(samples, _PREEMPTIONS)),
             started_at=peak(samples, _STARTED),
         )
 
@@ -112,6 +115,8 @@ class VllmDialect:
             kv_capacity_tokens=_read_capacity(samples),
             exposes_metrics=None if page is None else bool(samples),
             publishes_events=bool(self.read_event_sources(pages)) if _EVENT_SOURCES in pages else None,
+            events_tell_salts=_EVENT_SOURCES in pages,  # with the first block of a prompt
+            max_running_requests=_read_max_running(config, len(_cache_configs(samples))),
         )
 
     def read_event_sources(self, pages: Pages) -> tuple[EventSource, ...]:
@@ -141,6 +146,18 @@ class VllmDialect:
     def request_id_field(self, request_id: str) -> tuple[str, str] | None:  # noqa: ARG002 - the interface
         """None: the header does it."""
         return None
+
+    def continue_chat(self, content: str, reasoning: str) -> Continued | None:
+        """A final message that is gone on with, as far as the model's template lets it.
+
+        `deepseek_v4` and `deepseek_v32` tokenizer modes take the flags and ignore them (vLLM issue 46256).
+        """
+        message = {"role": "assistant", "content": content, **({"reasoning": reasoning} if reasoning else {})}
+        return message, {"continue_final_message": True, "add_generation_prompt": False}
+
+    def salt_field(self, path: str, salt: str) -> tuple[str, str] | None:
+        """`cache_salt`; what `/v1/messages` is sent beside Anthropic's own fields is not read."""
+        return None if path == "/v1/messages" else ("cache_salt", salt)
 
     def abort_call(self, request_id: str) -> EngineCall | None:  # noqa: ARG002 - the interface
         """None: vLLM aborts at once when the connection closes."""
@@ -213,6 +230,12 @@ def _read_capacity(samples: list[Sample]) -> int | None:
         if tokens is not None:
             capacities.append(tokens)
     return read_count(sum(capacities)) if capacities else None
+
+
+def _read_max_running(config: Json, ranks: int) -> int | None:
+    """`max_num_seqs` is each data-parallel rank's."""
+    most = read_count(read_object(config.get("scheduler_config")).get("max_num_seqs"))
+    return most * max(ranks, 1) if most else None
 
 
 def _read_block_tokens(samples: list[Sample]) -> int | None:

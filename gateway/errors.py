@@ -47,9 +47,10 @@ class GatewayError(Exception):
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return msgspec.json.encode({"type": "error", "error": error})
 
-    def sse_frame(self) -> bytes:
-        """The frame that ends a stream which has already begun."""
-        return b"data: " + self.body() + b"\n\n"
+    def sse_frame(self, path: str = "") -> bytes:
+        """The frame that ends a stream which has already begun; Anthropic's, at `/v1/messages`, name their events."""
+        named = b"event: error\n" if path == "/v1/messages" else b""
+        return named + b"data: " + self.body() + b"\n\n"
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None, status: int = 400) -> GatewayError:

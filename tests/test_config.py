@@ -127,7 +127,7 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "unknown key in state": (POOL + '[state]\nredis = "x"\n', ("[state]", "`redis_url`?")),
     "a Redis that is none": (POOL + '[state]\nredis_url = "http://a:1"\n', ("redis_url", "redis://HOST:PORT")),
-    "unknown key near none": (POOL + "[server]\nzzzzzz = 1\n", ("`zzzzzz`", "valid: admin_port, drain_notice_s")),
+    "unknown key near none": (POOL + "[server]\nzzzzzz = 1\n", ("`zzzzzz`", "valid: admin_open_metrics, admin_port")),
     "wrong type of table": (POOL + "[[server]]\n", ("server", "array")),
     "a value for a table": ("server = 5\n" + POOL, ("server", "int")),
     "a table for a list": ('[pools]\nname = "p"\n', ("pools", "array")),

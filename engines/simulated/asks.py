@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from engines.simulated import tokens
 from engines.simulated.refusals import Refusal, invalid_field
-from engines.simulated.rendering import Message, render_chat
+from engines.simulated.rendering import Message, render_begun, render_chat
 from engines.simulated.replies import Tool, Wish
 
 Body = Mapping[str, Any]
@@ -39,10 +39,15 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class ReadingRules:
-    """How an engine reads bodies: whether it thinks unless told otherwise, and whether it calls tools by itself."""
+    """How an engine reads bodies: whether it thinks unless told otherwise, and whether it calls tools by itself.
+
+    `refuses_both_flags`: whether an answer cannot both be begun by `add_generation_prompt` (the default) and be gone
+    on with by `continue_final_message`.
+    """
 
     thinks_by_default: bool = False
     eager_tools: bool = False
+    refuses_both_flags: bool = False
 
 
 def read_chat(body: Body, rules: ReadingRules) -> Ask:
@@ -53,7 +58,7 @@ def read_chat(body: Body, rules: ReadingRules) -> Ask:
     return _ask(
         "chat",
         body,
-        (render_chat(messages, _objects(body, "tools"), mode),),
+        (_render_asked(body, messages, mode, rules),),
         wish=Wish(
             max_tokens=_count(body, "max_tokens") if max_tokens is None else max_tokens,
             min_tokens=_count(body, "min_tokens") or 0,
@@ -156,8 +161,21 @@ def render_body(body: Body, rules: ReadingRules) -> bytes:
     if "messages" not in body:
         return read_prompt(body.get("prompt", ""))
     mode, _ = _read_mode(body, rules)
+    return _render_asked(body, _read_messages(body), mode, rules)
+
+
+def _render_asked(body: Body, messages: Sequence[Message], mode: str, rules: ReadingRules) -> bytes:
+    """The conversation as the body's flags want it: to be answered, to be gone on with, or as it is."""
+    tools = _objects(body, "tools")
     answer_follows = body.get("add_generation_prompt", True) is not False
-    return render_chat(_read_messages(body), _objects(body, "tools"), mode, answer_follows=answer_follows)
+    if not body.get("continue_final_message"):
+        return render_chat(messages, tools, mode, answer_follows=answer_follows)
+    if answer_follows and rules.refuses_both_flags:
+        message = "Cannot set both `continue_final_message` and `add_generation_prompt` to True."
+        raise Refusal(400, "invalid", message, "continue_final_message")
+    if messages[-1].get("role") != "assistant":
+        raise Refusal(400, "invalid", "The final message is not of the assistant.", "continue_final_message")
+    return render_begun(messages, tools, mode)
 
 
 def _ask(
@@ -180,7 +198,7 @@ def _ask(
         include_usage=bool(options.get("include_usage")),
         continuous_usage=bool(options.get("continuous_usage_stats")),
         request_id=_word(body.get("rid")) or _word(body.get("request_id")),
-        cache_salt=_read_salt(body),
+        cache_salt=None if api == "messages" else _read_salt(body),  # real engines read none there
         messages=messages,
         store=store,
     )

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
 
+from engines.simulated.breakage import break_body, break_stream
+from engines.simulated.faults import Fault
 from engines.simulated.frames import Choice, FrameWriter
 from engines.simulated.service import EngineService, Ticket
 
@@ -33,16 +35,19 @@ class Exchange:
     writer: FrameWriter
     stream: bool
     manners: Manners
-    cut_after_tokens: int | None = None
+    fault: Fault | None = None
     when_done: Callable[[tuple[Choice, ...]], None] | None = None
     when_left: Callable[[], None] | None = None
     client_left: bool = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer; then, however it ended, leave nothing running."""
         watch = asyncio.create_task(self._watch(receive))
         try:
-            await (self._send_stream(send) if self.stream else self._send_whole(send))
+            if self.stream:
+                await self._send_stream(scope, receive, send)
+            else:
+                await self._send_whole(scope, receive, send)
         finally:
             watch.cancel()
             if not self.client_left:
@@ -64,7 +69,7 @@ class Exchange:
             self.service.abort(self.ticket.sequences)
         self.ticket.wake.set()
 
-    async def _send_stream(self, send: Send) -> None:
+    async def _send_stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         pending = self.writer.opening()
         started = self.manners.starts_at_once or bool(pending)
         if started:
@@ -76,27 +81,30 @@ class Exchange:
         while not self.client_left:
             await self.ticket.progress()
             parts = self._new_frames(sent, ended)
-            cut = self.cut_after_tokens is not None and sum(sent) >= self.cut_after_tokens
+            cut = self.fault is not None and (self.ticket.is_over or sum(sent) >= self.fault.after_tokens)
             over = self.ticket.is_over and not cut
             if over:
                 parts.append(self.writer.closing(self.choices))
                 self._note_done()
             if self.client_left or not (parts or cut):
                 continue
-            if not started:
+            if parts and not started:
                 await _start(send)
                 started = True
-            await _body(send, b"".join(parts), more=not over)
+            if parts:
+                await _body(send, b"".join(parts), more=not over)
+            if self.fault is not None and cut:
+                await break_stream(self.fault, scope, receive, send, started=started)
             if over or cut:
-                return  # after a cut without an end, so that the server closes the connection
+                return
 
     def _new_frames(self, sent: list[int], ended: list[bool]) -> list[bytes]:
         """Frames of all tokens that came since the last time; several of one wake-up go out in one write."""
         parts = []
         for index, choice in enumerate(self.choices):
             generated = choice.sequence.generated_tokens
-            if self.cut_after_tokens is not None:
-                generated = min(generated, self.cut_after_tokens)
+            if self.fault is not None:
+                generated = min(generated, self.fault.after_tokens)
             if generated > sent[index]:
                 parts.append(self.writer.tokens(choice, sent[index], generated))
                 sent[index] = generated
@@ -105,12 +113,15 @@ class Exchange:
                 parts.append(self.writer.aborted(choice))
         return parts
 
-    async def _send_whole(self, send: Send) -> None:
+    async def _send_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         while not self.ticket.is_over:
             await self.ticket.progress()
             if self.client_left:
                 return
         body = self.writer.whole(self.choices)
+        if self.fault is not None:
+            await break_body(self.fault, body, scope, receive, send)
+            return
         self._note_done()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})

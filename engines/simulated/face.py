@@ -23,10 +23,12 @@ from engines.simulated.asks import (
     read_responses,
     render_body,
 )
+from engines.simulated.breakage import Instead
 from engines.simulated.cache import root_of
 from engines.simulated.exchange import Exchange, Manners
-from engines.simulated.faults import Faults
+from engines.simulated.faults import BEFORE_AN_ANSWER, Faults
 from engines.simulated.frames import Choice, FrameWriter, Terms
+from engines.simulated.lies import told
 from engines.simulated.refusals import Refusal, invalid_field
 from engines.simulated.rendering import Message
 from engines.simulated.replies import Reply, Wish, plan_reply
@@ -37,7 +39,7 @@ from engines.simulated.settings import SimulatorSettings
 
 _KEPT_RESPONSES = 1000
 
-Answer = Response | Exchange
+Answer = Response | Exchange | Instead
 Reader = Callable[[Body, ReadingRules], Ask]
 
 
@@ -95,7 +97,7 @@ class Face:
             route("POST", "/v1/messages/count_tokens", self.count_tokens),
             route("POST", "/tokenize", self.tokenize),
             route("POST", "/detokenize", self.detokenize),
-            route("GET", "/metrics", self.metrics),
+            route("GET", "/metrics", self.telling(self.metrics)),
             route("POST", "/sim/fault", self.order_fault),
         ]
 
@@ -130,9 +132,9 @@ class Face:
 
     async def _generate(self, request: Request, api: Api, read: Reader) -> Answer:
         try:
-            status, cut_after_tokens = self.faults.take()
-            if status is not None:
-                raise Refusal(status, "fault", "A fault was ordered.")
+            fault = self.faults.take()
+            if fault is not None and fault.kind == "refuse":
+                raise Refusal(fault.status, "fault", "A fault was ordered.")
             body = await read_body(request)
             ask = read(body, self.rules)
             answer_id = self.answer_id(ask, request)
@@ -140,6 +142,8 @@ class Face:
             replies = self._plan(ask)
         except Refusal as refusal:
             return self.refuse(refusal, api)
+        if fault is not None and fault.kind in BEFORE_AN_ANSWER:
+            return self.refuse_overload(ask) if fault.kind == "overload" else Instead(fault)
         adapter = ask.model if ask.model in self.settings.adapters else None
         root = root_of(ask.cache_salt, adapter)
         jobs = [
@@ -163,7 +167,7 @@ class Face:
             writer=writer,
             stream=ask.stream,
             manners=self.manners,
-            cut_after_tokens=cut_after_tokens,
+            fault=fault,
             when_done=self._keeper(ask, writer),
             when_left=self._note_left,
         )
@@ -280,13 +284,26 @@ class Face:
             return self.refuse(invalid_field("tokens", "list_type", str(error)), None)
         return json_response({"prompt": tokens.detokenise(ids)})
 
+    def telling(self, page: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        """A page about load, which may be ordered to lie."""
+
+        async def answer(request: Request) -> Response:
+            truth = await page(request)
+            return Response(told(bytes(truth.body), self.faults.metrics), media_type=truth.media_type)
+
+        return answer
+
     async def order_fault(self, request: Request) -> Response:
         """POST /sim/fault: see `Faults.read`; `stall_s` also stops the engine that long.
 
         `lose_event_batches`: so many of the next batches of KV events reach no subscriber.
         """
         body = await read_body(request)
-        self.faults = Faults.read(body)
+        try:
+            self.faults = Faults.read(body)
+        except ValueError as error:
+            return self.refuse(invalid_field("", "fault", str(error)), None)
+        self.service.slow_down(self.faults.slow)
         self.service.stall(float(body.get("stall_s", 0)))
         self.service.lose_event_batches(int(body.get("lose_event_batches", 0)))
         return json_response({"status": "ok"})

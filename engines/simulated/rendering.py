@@ -19,22 +19,39 @@ Message = Mapping[str, Any]
 
 BEGIN_OF_THINKING = b"<t>\n"
 END_OF_THINKING = b"</t>"
+_END_OF_TURN = b"</e>"
 _CALL = b"<|call|>"
 _TEXT_TYPES = ("text", "input_text", "output_text", "refusal")
 
 
 def render_chat(messages: Sequence[Message], tools: Sequence[Any], mode: str, *, answer_follows: bool = True) -> bytes:
     """Prompt tokens of a conversation. `mode` is `chat` or `think-` and the effort."""
+    return b"".join(_render_turns(messages, tools, mode, answer_follows=answer_follows))
+
+
+def render_begun(messages: Sequence[Message], tools: Sequence[Any], mode: str) -> bytes:
+    """The same where the last message is the beginning of the answer: the model goes on where it ends."""
+    *before, begun = messages
+    parts = _render_turns(before, tools, mode, answer_follows=True)
+    reasoning = _reasoning_of(begun)
+    if mode != "chat" and reasoning:
+        parts += [_text(str(reasoning)), END_OF_THINKING]
+    return b"".join([*parts, _render_content(begun.get("content"))])
+
+
+def _render_turns(messages: Sequence[Message], tools: Sequence[Any], mode: str, *, answer_follows: bool) -> list[bytes]:
     parts = [_marker(f"begin {mode}")]
     if tools:
         parts += [_marker("tools"), _spaced(msgspec.json.encode(tools))]
     for message in messages:
         parts += _render_message(message, keep_reasoning=bool(tools))
+    if not answer_follows and messages and messages[-1].get("role") == "assistant":
+        parts.append(_END_OF_TURN)  # as templates say that the last answer is over, and not to be gone on with
     if answer_follows:
         parts.append(_marker("assistant"))
         if mode != "chat":
             parts.append(BEGIN_OF_THINKING)
-    return b"".join(parts)
+    return parts
 
 
 def render_tool_call(name: str, arguments: str) -> tuple[bytes, bytes]:
@@ -44,7 +61,7 @@ def render_tool_call(name: str, arguments: str) -> tuple[bytes, bytes]:
 
 def _render_message(message: Message, *, keep_reasoning: bool) -> list[bytes]:
     parts = [_marker(str(message.get("role", "user")))]
-    reasoning = message.get("reasoning") or message.get("reasoning_content")
+    reasoning = _reasoning_of(message)
     if keep_reasoning and reasoning:
         parts += [BEGIN_OF_THINKING, _text(str(reasoning)), END_OF_THINKING]
     parts.append(_render_content(message.get("content")))
@@ -52,6 +69,10 @@ def _render_message(message: Message, *, keep_reasoning: bool) -> list[bytes]:
         function = call.get("function") or {}
         parts += render_tool_call(str(function.get("name", "")), _canonical(function.get("arguments", "")))
     return parts
+
+
+def _reasoning_of(message: Message) -> Any:
+    return message.get("reasoning") or message.get("reasoning_content")
 
 
 def _render_content(content: Any) -> bytes:

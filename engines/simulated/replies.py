@@ -1,9 +1,13 @@
-"""What the simulated model answers: a pure function of prompt, seed and position, one piece per token; pure."""
+"""What the simulated model answers: each token is a function of the seed and of all text before it; pure.
+
+So an answer that is cut and sent back as the beginning of another goes on as it would have: the model knows its own
+words at the end of a prompt again, since each of them is what it would have said there.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b, shake_256
+from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
 
 from engines.simulated import tokens
@@ -56,42 +60,76 @@ class Reply:
 
 _WORDS = [f" {a}{b}{c}" for a in "bcdfghlmnprstvwz" for b in "aeio" for c in "lnrt"]  # 256 of four bytes each
 _WORD_TOKENS = [word.encode() for word in _WORDS]
+_OWN_TOKENS = frozenset((*_WORD_TOKENS, END_OF_THINKING))
 _CONTENT = [Piece("content", word) for word in _WORDS]
 _REASONING = [Piece("reasoning", word) for word in _WORDS]
 _SILENT = Piece("silent", "")
+_SILENCE = b"<.>\n"  # the token of an answer that had ended already
 
 
 def plan_reply(prompt: bytes, wish: Wish, default_tokens: int, room_tokens: int, seed: str) -> Reply:
-    """The answer to a prompt. `room_tokens` is what the context leaves; `seed` tells models (and choices) apart.
+    """The answer to a prompt, or the rest of one that the prompt ends with.
 
-    Without `max_tokens` the answer has `default_tokens`; else it ends by itself after 1 to 8 times as many,
-    or at `max_tokens`, whichever comes first.
+    `room_tokens` is what the context leaves; `seed` tells models (and choices) apart. Without `max_tokens` the whole
+    answer has `default_tokens`; else it ends by itself after 1 to 8 times as many, or at `max_tokens`, whichever
+    comes first.
     """
-    digest = blake2b(prompt, key=seed.encode()[:64], digest_size=16).digest()
+    key = seed.encode()[:64]
     limit = room_tokens if wish.max_tokens is None else min(wish.max_tokens, room_tokens)
     if wish.tools:
-        return _call_tool(digest, wish.tools, limit)
+        return _call_tool(_text(prompt, key, digest_size=16).digest(), wish.tools, limit)
+    begun = _begun_tokens(prompt, key)
+    start = len(prompt) - begun * tokens.TOKEN_BYTES
+    text = _text(prompt[:start], key)
+    limit += begun
     natural = default_tokens
     if wish.max_tokens is not None:
-        natural += int.from_bytes(digest[:4], "little") % (7 * default_tokens + 1)
+        natural += int.from_bytes(text.digest()[4:8], "little") % (7 * default_tokens + 1)
     if wish.ignore_eos:
         natural = limit if wish.max_tokens is not None else default_tokens
-    length = max(1, min(max(natural, wish.min_tokens), limit))
+    length = max(1, min(max(natural, begun + wish.min_tokens), limit))
+    if length <= begun:
+        return Reply(_SILENCE, (_SILENT,), "stop")
+    text.update(prompt[start:])
     # Reaching max_tokens counts as length even where the answer would have ended there.
     finish: Finish = "length" if wish.max_tokens is not None and length >= limit else "stop"
-    return _speak(digest, length, finish, thinking=wish.thinking)
+    return _speak(text, begun, length, finish, thinking=wish.thinking)
 
 
-def _speak(digest: bytes, length: int, finish: Finish, *, thinking: bool) -> Reply:
-    stream = shake_256(digest).digest(length)
-    words = [_WORD_TOKENS[byte] for byte in stream]
-    pieces = [_CONTENT[byte] for byte in stream]
+def _text(text: bytes, key: bytes, digest_size: int = 8) -> blake2b:
+    """A text that can be added to; its digest decides on the token after it."""
+    return blake2b(text, key=key, digest_size=digest_size)
+
+
+def _begun_tokens(prompt: bytes, key: bytes) -> int:
+    """How many tokens at the end of the prompt are what the model itself would have said there."""
+    size = tokens.TOKEN_BYTES
+    start = len(prompt)
+    while start >= size and prompt[start - size : start] in _OWN_TOKENS:
+        start -= size
+    text = _text(prompt[:start], key)
+    for at in range(start, len(prompt), size):
+        token = prompt[at : at + size]
+        if token not in (END_OF_THINKING, _WORD_TOKENS[text.digest()[0]]):
+            start = at + size
+        text.update(token)
+    return (len(prompt) - start) // size
+
+
+def _speak(text: blake2b, begun: int, length: int, finish: Finish, *, thinking: bool) -> Reply:
+    """The tokens from the one after `begun` to the last of `length`."""
+    words, pieces = [], []
     reasoning_tokens = length // 4 if thinking else 0
-    if thinking:
-        pieces[:reasoning_tokens] = [_REASONING[byte] for byte in stream[:reasoning_tokens]]
-        words[reasoning_tokens] = END_OF_THINKING
-        pieces[reasoning_tokens] = _SILENT
-    return Reply(b"".join(words), tuple(pieces), finish, reasoning_tokens)
+    for number in range(begun, length):
+        if thinking and number == reasoning_tokens:
+            token, piece = END_OF_THINKING, _SILENT
+        else:
+            word = text.digest()[0]
+            token, piece = _WORD_TOKENS[word], (_REASONING if number < reasoning_tokens else _CONTENT)[word]
+        text.update(token)
+        words.append(token)
+        pieces.append(piece)
+    return Reply(b"".join(words), tuple(pieces), finish, max(reasoning_tokens - begun, 0))
 
 
 def _call_tool(digest: bytes, tools: Sequence[Tool], limit: int) -> Reply:

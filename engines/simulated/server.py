@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engines.simulated.answers import json_response
+from engines.simulated.breakage import Protocol
 from engines.simulated.face import Face
 from engines.simulated.service import EngineService
 from engines.simulated.settings import SimulatorSettings
@@ -108,7 +109,7 @@ class _Server(uvicorn.Server):
     def __init__(self, app: Starlette) -> None:
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=Protocol,
             lifespan="on",
             log_level="error",
             access_log=False,

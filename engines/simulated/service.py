@@ -117,6 +117,10 @@ class EngineService:
         if self.publisher is not None:
             self.publisher.lose(count)
 
+    def slow_down(self, times: float) -> None:
+        """Fault injection: every step that begins from now on takes `times` as long as it should."""
+        self.model.profile = self.settings.engine_profile.faster(self.settings.speed / times)
+
     def stall(self, seconds: float) -> None:
         """Fault injection: the engine does nothing for this long."""
         self.stalled_until = asyncio.get_running_loop().time() + seconds

@@ -54,7 +54,7 @@ class SglangFace(Face):
             route("GET", "/get_model_info", self.model_info),
             route("GET", "/server_info", self.server_info),
             route("GET", "/get_server_info", self.server_info),
-            route("GET", "/v1/loads", self.loads),
+            route("GET", "/v1/loads", self.telling(self.loads)),
             route("POST", "/v1/tokenize", self.tokenize),
             route("POST", "/v1/detokenize", self.detokenize),
             route("GET", "/flush_cache", self.flush_cache),

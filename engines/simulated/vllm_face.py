@@ -37,7 +37,7 @@ class VllmFace(Face):
     def __init__(self, settings: SimulatorSettings, service: EngineService) -> None:
         super().__init__(settings, service)
         self.manners = Manners(starts_at_once=True)
-        self.rules = ReadingRules(thinks_by_default=True, eager_tools=settings.eager_tools)
+        self.rules = ReadingRules(thinks_by_default=True, eager_tools=settings.eager_tools, refuses_both_flags=True)
 
     def routes(self) -> list[Route]:
         """The shared paths, vLLM's own, and with dev mode those of `VLLM_SERVER_DEV_MODE=1`."""

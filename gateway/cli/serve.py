@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import logging
 import socket
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from gateway.cli.usage import Commands, UsageError, add_fleet_options, command, 
 from gateway.config import Config, ConfigSource
 from gateway.serving.announcement import listening_line, notes
 from gateway.serving.event_loop import new_event_loop
+from gateway.serving.messages import say_on_stderr
 from gateway.serving.server import RunningGateway, serve_until_signalled
 from gateway.serving.workers.supervisor import Supervisor
 
@@ -41,7 +41,7 @@ def _run(options: argparse.Namespace) -> int:
     config = config_of(options, **server)
     if config.server.workers > 1 and not hasattr(socket, "SO_REUSEPORT"):
         raise UsageError("--workers must be 1 on this system: its processes cannot share a port")
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.WARNING)
+    say_on_stderr(config.log.format)
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(_serve(config, source_of(options, **server)))

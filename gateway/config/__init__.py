@@ -7,9 +7,11 @@ from gateway.config.section import ConfigError, nearest
 from gateway.config.server import ServerConfig, TimeoutsConfig
 from gateway.config.source import ConfigSource
 from gateway.config.storage import JournalConfig
+from gateway.config.tenants import AuthConfig, TenantConfig
 
 __all__ = [
     "TOKENIZER",
+    "AuthConfig",
     "Changes",
     "Config",
     "ConfigError",
@@ -18,6 +20,7 @@ __all__ = [
     "JournalConfig",
     "PoolConfig",
     "ServerConfig",
+    "TenantConfig",
     "TimeoutsConfig",
     "build",
     "changes",

@@ -17,6 +17,7 @@ LIVE: Final[dict[str, frozenset[str] | None]] = {
     "timeouts": None,
     "polling": None,
     "experiments": None,
+    "queue": None,
 }
 """Tables, and which of their settings apply at once; None: all of them."""
 LIVE_IN_POOLS: Final = frozenset({"replicas", "discovery", "prefill", "gpus_per_replica", "warm_families"})
@@ -40,13 +41,15 @@ def changes(now: Config, wanted: Config) -> Changes:
         if table == "pools" or old == new:
             continue
         live = LIVE.get(table, frozenset())
+        if table == "tenants" and old and new:  # from none to some, and back, is another kind of gateway
+            live = None
         if live is None:
             changed += _differing(table, old, new)
             tables[table] = new
             continue
         changed += [name for name in _differing(table, old, new) if name.partition(".")[2] in live]
         later += [name for name in _differing(table, old, new) if name.partition(".")[2] not in live]
-        if live:
+        if live and isinstance(old, msgspec.Struct):
             tables[table] = msgspec.structs.replace(old, **{name: getattr(new, name) for name in live})
     return Changes(msgspec.structs.replace(now, **tables), tuple(changed), tuple(later))
 

@@ -6,7 +6,11 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 
-from gateway.config.pools import PoolConfig, check_pools
+from gateway.config.health import HealthConfig, check_health
+from gateway.config.log import LogConfig, check_log
+from gateway.config.pools import PoolConfig, check_pools, pool_notices
+from gateway.config.queue import QueueConfig, check_queue
+from gateway.config.retry import RetryConfig, check_retry
 from gateway.config.routing import (
     ExperimentConfig,
     PollingConfig,
@@ -15,8 +19,9 @@ from gateway.config.routing import (
     check_routing,
 )
 from gateway.config.section import ConfigError, Section, nearest
-from gateway.config.server import ServerConfig, TimeoutsConfig, check_seconds, check_server
+from gateway.config.server import ServerConfig, TimeoutsConfig, check_seconds, check_server, server_notices
 from gateway.config.storage import JournalConfig, StateConfig, check_journal, check_redis
+from gateway.config.tenants import AuthConfig, TenantConfig, check_tenants, tenant_notices
 
 
 class Config(Section, frozen=True):
@@ -25,15 +30,21 @@ class Config(Section, frozen=True):
     pools: list[PoolConfig]
     server: ServerConfig = ServerConfig()
     routing: RoutingConfig = RoutingConfig()
+    queue: QueueConfig = QueueConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
+    retry: RetryConfig = RetryConfig()
     polling: PollingConfig = PollingConfig()
+    health: HealthConfig = HealthConfig()
     experiments: list[ExperimentConfig] = msgspec.field(default_factory=list)
     state: StateConfig = StateConfig()
     journal: JournalConfig = JournalConfig()
+    log: LogConfig = LogConfig()
+    auth: AuthConfig = AuthConfig()
+    tenants: list[TenantConfig] = msgspec.field(default_factory=list)
 
     def notices(self) -> list[str]:
-        """What the file asks for that this version does not do yet."""
-        notices = []
+        """What the file asks for that this version does not do yet, and what is less safe than it might be."""
+        notices = server_notices(self.server) + tenant_notices(self.auth, self.tenants) + pool_notices(self.pools)
         if self.experiments:
             notices.append("[[experiments]] are read but not run by this version: traffic is not split")
         return notices
@@ -90,10 +101,15 @@ def _check(config: Config) -> None:
     """What types cannot say."""
     check_server(config.server)
     check_routing(config.routing)
+    check_retry(config.retry)
+    check_queue(config.queue)
     check_seconds("timeouts", config.timeouts)
     check_seconds("polling", config.polling)
+    check_health(config.health)
     check_journal(config.journal)
+    check_log(config.log)
     check_redis(config.state.redis_url)
     check_pools(config.pools)
+    check_tenants(config.auth, config.tenants, [pool.name for pool in config.pools])
     for experiment in config.experiments:
         check_experiment(experiment, [pool.name for pool in config.pools])

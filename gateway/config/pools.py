@@ -55,6 +55,8 @@ class PoolConfig(Section, frozen=True):
     prefix chain is of text), "tokenizer:PATH" (a folder with tokenizer.json and chat template, or that file), or
     "engine" (the replicas' own /tokenize). `warm_families` of the prefix families in most use are prefilled at a
     replica that has started again, and elsewhere before one is drained.
+    "engine" (the replicas' own /tokenize). For https:// replicas: PEM files of the authority that signed their
+    certificates and of the certificate that we show them, and whether theirs is looked at.
     """
 
     name: str
@@ -68,6 +70,10 @@ class PoolConfig(Section, frozen=True):
     events: EventsConfig = EventsConfig()
     discovery: DiscoveryConfig | None = None
     warm_families: int = 0
+    tls_ca: str | None = None
+    tls_client_cert: str | None = None
+    tls_client_key: str | None = None
+    tls_verify: bool = True
 
     @property
     def encoding(self) -> str:
@@ -109,6 +115,7 @@ def check_pools(pools: list[PoolConfig]) -> None:
             value = getattr(pool.prefill, setting)
             require(value is None or value > 0 or value is False, f"{where}: prefill.{setting} must be above 0")
         _check_tokens(where, pool)
+        _check_tls(where, pool)
         for url in pool.replicas:
             check_url(where, url)
             require(url.rstrip("/") not in urls, f"{where}: {url} is listed twice")
@@ -126,6 +133,24 @@ def _check_tokens(where: str, pool: PoolConfig) -> None:
         port = getattr(events, name)
         last = port is None or 0 < port <= 65536 - events.ranks
         require(last, f"{where}: events.{name} must leave room for {events.ranks} ports up to 65535")
+
+
+def _check_tls(where: str, pool: PoolConfig) -> None:
+    paired = (pool.tls_client_cert is None) == (pool.tls_client_key is None)
+    require(paired, f"{where}: tls_client_cert and tls_client_key go together")
+    require(pool.tls_verify or pool.tls_ca is None, f"{where}: with tls_verify = false nobody looks at tls_ca")
+    wished = not pool.tls_verify or (pool.tls_ca, pool.tls_client_cert) != (None, None)
+    plain = bool(pool.replicas) and not any(url.startswith("https://") for url in pool.replicas)
+    require(not (wished and plain), f"{where}: tls_… settings are for https:// replicas, and it has none")
+
+
+def pool_notices(pools: list[PoolConfig]) -> list[str]:
+    """What an operator should know: sentences."""
+    return [
+        f"pool `{pool.name}`: certificates of its replicas are not looked at (tls_verify = false)"
+        for pool in pools
+        if not pool.tls_verify
+    ]
 
 
 def check_url(where: str, url: str) -> None:

@@ -42,7 +42,7 @@ class Entry:
         """Take a fact about the request."""
         match fact:
             case FirstToken():
-                self.first_token_at = fact.at
+                self.first_token_at = self.first_token_at or fact.at  # a stream that went on has another
             case Finished() | Refused():
                 self.end = fact
 

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from gateway.routing.calibration import Count
+from gateway.routing.calibration import Count, Difference
 
 FORMAT: Final = 1
 """Of all that is exchanged. Gateways of different formats do not meet."""
@@ -87,17 +87,31 @@ Record = Booked | Progress | Stored
 """Later kinds join here, and raise `FORMAT`."""
 
 
+class TenantUse(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What a process has charged a tenant since it last said so, and how many of its requests are in flight there.
+
+    `tokens` may be below 0: what was expected and not taken.
+    """
+
+    tenant: str
+    requests: Count
+    tokens: Difference
+    inflight: Count
+
+
 class Batch(msgspec.Struct, array_like=True, frozen=True):
     """Records of one gateway process, in the order in which things happened.
 
     `number` counts a sender's batches from 1; one that is left out says that records were lost. A batch without
-    records says that its sender is alive.
+    records says that its sender is alive. `uses` are of all tenants of which there is anything to say; who has no
+    tenants leaves them out, and takes no notice of others'.
     """
 
     sender: str
     number: int
     sent_at: float
     records: list[Record]
+    uses: list[TenantUse] = msgspec.field(default_factory=list)
 
 
 _decoder: Final = msgspec.msgpack.Decoder(Batch)

@@ -53,6 +53,8 @@ class CacheView:
     """Ranks that were listened to, and are not now."""
     fences: dict[tuple[int, str], str] = field(default_factory=dict)
     """Why nothing is believed at the moment, by rank and cause."""
+    tells_salts: bool = False
+    """Whether events say which salt blocks were stored under."""
     lost_reason: str = ""
     capacity_share: float = 1.0
     """What the cache seems to hold of what the engine says that it can: others use it too."""
@@ -64,8 +66,8 @@ class CacheView:
         return bool(self.synced) and not self.unheard
 
     def covers(self, chain: PrefixChain) -> bool:
-        """Whether events will say all of this chain: salted prompts are not in every engine's events."""
-        return self.covered and chain.form.counts_tokens and not chain.salted
+        """Whether events will say all of this chain: not every engine's say it of salted prompts."""
+        return self.covered and chain.form.counts_tokens and (self.tells_salts or not chain.salted)
 
     def strike(self, link: int) -> None:
         """The block was expected and missing."""

@@ -29,6 +29,8 @@ class Standing(msgspec.Struct, frozen=True):
     """Share of its index in use, 0..1."""
     free_tokens: float
     """KV cache; infinite where the engine does not say, or no request would give any back."""
+    is_full: bool
+    """Whether it may run as many requests as it can."""
 
 
 class CostTerm(msgspec.Struct, frozen=True):

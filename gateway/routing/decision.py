@@ -7,8 +7,16 @@ import msgspec
 
 from gateway.routing.candidates import Candidate
 from gateway.routing.chain import PrefixChain
+from gateway.routing.scope import Scope
 
 ANONYMOUS: Final = "anonymous"
+
+
+class Priority(StrEnum):
+    """Who waits for a request: a person, or nobody for now."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
 
 
 class RouteRequest(msgspec.Struct, frozen=True, gc=False):
@@ -17,8 +25,10 @@ class RouteRequest(msgspec.Struct, frozen=True, gc=False):
     `chain` is of the prompt's text, `token_chains` of its token ids, in the forms that replicas are followed by, as
     far as they are known. `session` is the session affinity unit; `response_id` names a stored Responses object
     that only its replica can continue; `tried` are replicas that failed this request already; `tenant` is whoever
-    the request is counted for. One that is not `counted` is of our own making: booked and learned from like any
-    other, and in nobody's figures.
+    the request is counted for, `scope` what of the fleet exists for it (None: everything). `begun`: it goes on with a
+    stream whose first token another replica gave. `deadline_s` is the client's own limit to the wait for a first token,
+    from accept.
+    One that is not `counted` is of our own making: booked and learned from like any other, and in nobody's figures.
     """
 
     request_id: str
@@ -33,6 +43,10 @@ class RouteRequest(msgspec.Struct, frozen=True, gc=False):
     pinned_pool: str | None = None
     pinned_replica: str | None = None
     tried: frozenset[str] = frozenset()
+    begun: bool = False
+    scope: Scope | None = None
+    priority: Priority = Priority.INTERACTIVE
+    deadline_s: float | None = None
     counted: bool = True
 
 
@@ -79,6 +93,8 @@ class RejectionReason(StrEnum):
     UNKNOWN_PIN = "unknown_pin"
     NO_REPLICA = "no_replica"
     ALL_TRIED = "all_tried"
+    QUEUE_FULL = "queue_full"
+    QUEUE_DEADLINE = "queue_deadline"
 
 
 class Rejection(msgspec.Struct, frozen=True):

@@ -4,6 +4,7 @@
 """
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -22,6 +23,26 @@ class Outcome(StrEnum):
     ENGINE_REJECTED = "engine_rejected"
     TIMED_OUT = "timed_out"
     REJECTED = "rejected"
+
+
+class Cause(StrEnum):
+    """Why an attempt was given up while its request goes on."""
+
+    CONNECTION = "connection"
+    """The replica took no connection, or broke it."""
+    OVERLOADED = "overloaded"
+    ENGINE = "engine"
+    """It answered with an error of its own, or with what is no answer."""
+    CLIENT_GONE = "client_gone"
+    """Its client left in the very moment of the decision."""
+    HEDGED = "hedged"
+    """Another attempt at the same request was faster: nothing is wrong with the replica."""
+    CONTINUED = "continued"
+    """It died in the middle of a stream, which went on elsewhere."""
+
+
+AGAINST: Final = frozenset({Cause.CONNECTION, Cause.ENGINE, Cause.CONTINUED})
+"""Those that tell against the replica's health."""
 
 
 class Dispatched(msgspec.Struct, frozen=True, gc=False):
@@ -60,10 +81,20 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
 
 
 class AttemptFailed(msgspec.Struct, frozen=True, gc=False):
-    """The attempt died before its first byte, and the request goes on to another replica or to `Refused`."""
+    """The attempt was given up, and the request goes on at another replica or to `Refused`."""
 
     ticket: int
     at: float
+    cause: Cause = Cause.ENGINE
+
+
+class StreamBroke(msgspec.Struct, frozen=True):
+    """A stream of the replica's died in the middle; `continuation` says that it went on elsewhere, or why not."""
+
+    replica: str
+    at: float
+    model: str
+    continuation: str
 
 
 class Withdrawn(msgspec.Struct, frozen=True):
@@ -156,6 +187,14 @@ class ReplicaRestarted(msgspec.Struct, frozen=True):
     at: float
 
 
+class ReplicaBusy(msgspec.Struct, frozen=True):
+    """The replica refused a request since it is overloaded; `retry_after_s` is its own wish."""
+
+    replica: str
+    at: float
+    retry_after_s: float | None = None
+
+
 class LoadReported(msgspec.Struct, frozen=True):
     """The replica's own word on its load."""
 
@@ -243,6 +282,7 @@ Fact = (
     | FirstToken
     | Finished
     | AttemptFailed
+    | StreamBroke
     | Withdrawn
     | Refused
     | PoolConfigured
@@ -255,6 +295,7 @@ Fact = (
     | ReplicaUp
     | ReplicaDown
     | ReplicaRestarted
+    | ReplicaBusy
     | LoadReported
     | ResponseStored
     | CacheEvents

@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 
 from gateway.routing.decision import Rejection, RejectionReason, RouteRequest
 from gateway.routing.fleet import Fleet, Replica
+from gateway.routing.scope import Scope
 
 RETRY_AFTER_S: Final = 2.0
 
@@ -17,9 +18,11 @@ class Usable(NamedTuple):
     choice: list[Replica]
 
 
-def usable(fleet: Fleet, stored: Mapping[str, str], request: RouteRequest) -> Usable | Rejection:
-    """Apply the filters in order: model, pin, stored response (`stored`: its replica by id), health, already tried."""
-    served = fleet.served
+def usable(fleet: Fleet, stored: Mapping[str, str], request: RouteRequest, now: float) -> Usable | Rejection:
+    """Apply the filters: model, pin, stored response (`stored`: its replica by id), up, already tried, health."""
+    scope, served = request.scope, fleet.served
+    if scope is not None:
+        served = visible(served, scope)
     model = request.model
     if model not in served and (unheard := fleet.unheard()):
         message = "not known yet which models are served: " + "; ".join(unheard)
@@ -32,9 +35,9 @@ def usable(fleet: Fleet, stored: Mapping[str, str], request: RouteRequest) -> Us
     if replicas is None:
         message = f"The model `{model}` does not exist. Served here: {_listed(served)}"
         return Rejection(RejectionReason.MODEL_NOT_FOUND, message)
-    serving = fleet.up[model]
+    serving = fleet.up[model] if scope is None else _reached(fleet.up[model], scope)
     if serving and _is_plain(request):
-        return Usable(model, serving, serving)
+        return Usable(model, serving, admitted(fleet, serving, now) if fleet.ailing else serving)
     if not replicas:
         return Rejection(RejectionReason.NO_REPLICA, f"the model `{model}` has no replica now", RETRY_AFTER_S)
     holder = stored.get(request.response_id) if request.response_id else None
@@ -53,7 +56,26 @@ def usable(fleet: Fleet, stored: Mapping[str, str], request: RouteRequest) -> Us
     fresh = [replica for replica in up if replica.spec.name not in request.tried]
     if not fresh:
         return Rejection(RejectionReason.ALL_TRIED, "every usable replica was tried and failed", RETRY_AFTER_S)
-    return Usable(model, serving, fresh)
+    return Usable(model, serving, admitted(fleet, fresh, now))
+
+
+def admitted(fleet: Fleet, replicas: list[Replica], now: float) -> list[Replica]:
+    """Those in good health; if there are none, those that are only overloaded; if there are none either, all.
+
+    That every replica seems to be broken is no reason to refuse what one of them might still serve.
+    """
+    sound = [one for one in replicas if one not in fleet.ailing or one.health.admits(now)]
+    return [one for one in sound if not one.health.paused(now)] or sound or replicas
+
+
+def visible(served: Mapping[str, list[Replica]], scope: Scope) -> dict[str, list[Replica]]:
+    """The models that exist in a scope, with their replicas there."""
+    here = {model: _reached(replicas, scope) for model, replicas in served.items() if scope.sees(model)}
+    return {model: replicas for model, replicas in here.items() if replicas}
+
+
+def _reached(replicas: Sequence[Replica], scope: Scope) -> list[Replica]:
+    return [replica for replica in replicas if scope.reaches(replica.pool.spec.name)]
 
 
 def _is_plain(request: RouteRequest) -> bool:

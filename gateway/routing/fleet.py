@@ -14,10 +14,12 @@ from engines.reports import EngineDescription, LoadReport, ModelCard, PrefillSet
 from gateway.routing.beliefs import CacheView
 from gateway.routing.calibration import Overlap
 from gateway.routing.candidates import Alike, Standing
+from gateway.routing.capacity import EngineCapacity
 from gateway.routing.chain import ChainForm, PrefixChain, token_form
 from gateway.routing.curves import ENOUGH, PrefillCurve, TokenRatio, TokenRatios, best_known, blended
 from gateway.routing.decision import RouteRequest
 from gateway.routing.engine_load import EngineLoad
+from gateway.routing.health import Health, HealthRules
 from gateway.routing.token_trust import TokenTrust
 
 STEP_SPREAD_S: Final = 0.005
@@ -26,6 +28,9 @@ LESSONS_PER_S: Final = 50.0
 """Finished requests of one replica that are learned from whole: to learn one costs as much as to route."""
 MOST_LESSONS: Final = 250.0
 """Those that may come at once."""
+STUCK_S: Final = 1.0
+STUCK_TIMES: Final = 2.0
+"""A prompt whose prefill takes so much longer than predicted after the one before it has not been begun."""
 DEFAULT_KV_TOKENS: Final = 1_000_000
 """Cache capacity assumed until the engine reports its own."""
 
@@ -81,6 +86,8 @@ class Booking(msgspec.Struct, eq=False, gc=False):
     """Whether it is in any figures (see `RouteRequest`)."""
     token_count: tuple[str, int] | None = None
     """The kind of request and our count of its tokens, where we have one."""
+    begun: bool = False
+    """Whether its first token is not the client's first."""
 
     @property
     def predicted_ttft_ms(self) -> float:
@@ -116,6 +123,7 @@ class Replica:
     cache: CacheView
     curves: tuple[PrefillCurve, PrefillCurve, PrefillCurve]
     """Its own, its pool's and the fleet's."""
+    health: Health
     state: ReplicaState = ReplicaState.STARTING
     reason: str = "not probed yet"
     draining: bool = False
@@ -132,6 +140,7 @@ class Replica:
     """The form of token chain that the replica is followed by; None where only text will do."""
     reports_cached_tokens: bool = False
     load: EngineLoad = field(default_factory=EngineLoad)
+    capacity: EngineCapacity = field(default_factory=EngineCapacity)
     bookings: dict[int, Booking] = field(default_factory=dict)
     standing: Standing | None = None
     """None since the last fact about it."""
@@ -200,6 +209,7 @@ class Replica:
             bool(self._prefilling) or load.others_ms > 0,
             fill,
             inf if load.free_tokens is None or not load.used_tokens else load.free_tokens,
+            len(self.bookings) >= self.capacity.limit or bool(self.capacity.closed_until),
         )
         return self.standing
 
@@ -220,6 +230,14 @@ class Replica:
         ours = [one.prompt_tokens - one.routed_tokens for one in self._prefilling.values()]
         capacity = report.kv_capacity_tokens or self.description.kv_capacity_tokens
         self.load.reported(report, capacity, ours, self.curve, now)
+        self.capacity.reported(report, len(self.bookings), stuck=self._is_stuck(now))
+
+    def _is_stuck(self, now: float) -> bool:
+        """Whether the stream at the head of the queue should have had its first token long ago."""
+        head = next(iter(self._prefilling.values()), None)
+        if head is None or not head.streams:
+            return False
+        return now - max(head.booked_at, self._prefill_since) > STUCK_S + STUCK_TIMES * head.prefill_ms / 1000
 
     def book(self, booking: Booking) -> None:
         """Count the attempt's work from now on."""
@@ -381,7 +399,7 @@ class Fleet:
     Slots are places in arrays and bit masks: that of a removed replica is the next one's, once nothing is in flight.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rules: HealthRules) -> None:
         self.pools: dict[str, Pool] = {}
         self.replicas: list[Replica] = []
         self.curve = PrefillCurve()
@@ -391,10 +409,13 @@ class Fleet:
         """The same, of the replicas that take requests."""
         self.adapters: set[str] = set()
         """The names among them that are adapters: their prompts share no cache with their model's."""
+        self.ailing: set[Replica] = set()
+        """Those with something held against their health; nearly always none."""
         self.by_url: dict[str, Replica] = {}
         self.by_slot: dict[int, Replica] = {}
         self.retired: list[Replica] = []
         """Removed ones with requests in flight."""
+        self._rules = rules
         self._by_name: dict[str, Replica] = {}
 
     def add_pool(self, spec: PoolSpec) -> Pool:
@@ -406,7 +427,7 @@ class Fleet:
         """A new replica of the pool. ValueError where another one has its name or URL."""
         if spec.name in self._by_name or spec.url in self.by_url:
             raise ValueError(f"there is a replica {spec.name} or one at {spec.url}")
-        replica = Replica(spec, pool, cache, (PrefillCurve(), pool.curve, self.curve))
+        replica = Replica(spec, pool, cache, (PrefillCurve(), pool.curve, self.curve), Health(self._rules))
         pool.replicas.append(replica)
         self.replicas = sorted((*self.replicas, replica), key=lambda one: one.slot)
         self._by_name[spec.name] = self.by_url[spec.url] = self.by_slot[replica.slot] = replica
@@ -416,6 +437,7 @@ class Fleet:
     def remove_replica(self, replica: Replica) -> None:
         """The replica is gone for good; what is in flight there ends as it may."""
         replica.removed = True
+        self.ailing.discard(replica)
         replica.pool.replicas.remove(replica)
         self.replicas = [one for one in self.replicas if one is not replica]
         del self._by_name[replica.spec.name], self.by_url[replica.spec.url], self.by_slot[replica.slot]

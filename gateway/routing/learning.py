@@ -7,41 +7,55 @@ from gateway.routing.beliefs import Beliefs
 from gateway.routing.chain import PrefixChain
 from gateway.routing.curves import Prefill, is_plain_text
 from gateway.routing.facts import (
+    AGAINST,
     AttemptFailed,
     CacheEvents,
     CacheFenced,
     CacheLost,
     CacheReset,
     CacheSynced,
+    Cause,
     Dispatched,
     Finished,
     FirstToken,
     LoadReported,
     Outcome,
     Refused,
+    ReplicaBusy,
     ReplicaDown,
     ReplicaRestarted,
     ReplicaUp,
+    StreamBroke,
 )
 from gateway.routing.fleet import Booking, Fleet, Replica, ReplicaState
 from gateway.routing.lessons import confirmed_blocks, surprises
 from gateway.routing.outbox import Outbox
+from gateway.routing.output_sizes import OutputSizes
 from gateway.routing.reuse import Reuse
 from gateway.routing.scoreboard import Scoreboard, Series
 
 AttemptFact = Dispatched | FirstToken | Finished | AttemptFailed
-ReplicaFact = ReplicaUp | ReplicaDown | ReplicaRestarted | LoadReported
+ReplicaFact = ReplicaUp | ReplicaDown | ReplicaRestarted | ReplicaBusy | LoadReported
 CacheFact = CacheEvents | CacheFenced | CacheSynced | CacheLost | CacheReset
 
 
 class Learner:
     """Takes the facts that follow decisions. `block_bytes` is the block of text chains."""
 
-    def __init__(self, fleet: Fleet, beliefs: Beliefs, reuse: Reuse, scoreboard: Scoreboard, block_bytes: int) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        beliefs: Beliefs,
+        reuse: Reuse,
+        scoreboard: Scoreboard,
+        sizes: OutputSizes,
+        block_bytes: int,
+    ) -> None:
         self._fleet = fleet
         self._beliefs = beliefs
         self._reuse = reuse
         self._scoreboard = scoreboard
+        self._sizes = sizes
         self._block_bytes = block_bytes
         self._tickets: dict[int, Replica] = {}
         self.outbox: Outbox | None = None
@@ -52,14 +66,22 @@ class Learner:
         self._tickets[booking.ticket] = replica
         replica.book(booking)
         replica.standing = None
+        if replica in self._fleet.ailing:
+            replica.health.booked(booking.ticket, booking.booked_at)
 
-    def observe(self, fact: ReplicaFact | CacheFact | Refused) -> None:
+    def observe(self, fact: ReplicaFact | CacheFact | StreamBroke | Refused) -> None:
         """Learn one fact about a replica, or of a request that none took; nothing of a replica that was removed."""
         match fact:
             case Refused():
                 self._scoreboard.of("", "", fact.model).end(fact.outcome)
                 return
-            case ReplicaUp() | ReplicaDown() | ReplicaRestarted() | LoadReported():
+            case StreamBroke():  # what else comes of it is told by other facts
+                replica = self._fleet.find(fact.replica)
+                if replica is not None:
+                    tally = self._scoreboard.of(replica.pool.spec.name, fact.replica, fact.model).broken_streams
+                    tally[fact.continuation] = tally.get(fact.continuation, 0) + 1
+                return
+            case ReplicaUp() | ReplicaDown() | ReplicaRestarted() | ReplicaBusy() | LoadReported():
                 replica = self._fleet.find(fact.replica)
                 if replica is not None:
                     self._replica(fact, replica)
@@ -89,29 +111,64 @@ class Learner:
         match fact:
             case FirstToken():
                 if booking.first_token_at is None:
+                    if replica.health.is_broken:
+                        replica.health.succeeded(fact.ticket, fact.at)
                     self.first_token(replica, booking, fact.at)
-                    series.first_token(booking, fact.at)
+                    if not booking.begun:
+                        series.first_token(booking, fact.at)
                     if self.outbox is not None:
                         self.outbox.first_token(fact.ticket, fact.at)
             case AttemptFailed():
-                self.ended(replica, booking, fact.at, completed=False)
+                self._give_up(replica, booking, fact)
                 series.retries += 1
-                if self.outbox is not None:
-                    self.outbox.ended(fact.ticket, fact.at, completed=False)
+                series.given_up[fact.cause] = series.given_up.get(fact.cause, 0) + 1
             case Finished():
                 self._finish(replica, booking, fact)
-                series.end(fact.outcome)
-                series.request.observe(fact.at - booking.accepted_at)
-                if booking.first_token_at is not None and fact.content_frames > 1:
-                    gaps = fact.content_frames - 1
-                    series.itl.observe((fact.at - booking.first_token_at) / gaps, gaps)
-                if fact.usage is not None and counted:
-                    self._count(series, booking, fact.usage, replica)
+                if fact.outcome is not Outcome.COMPLETED or replica.health.score or replica.health.is_broken:
+                    self._examine(replica, fact)
+                if counted:
+                    self._count(series, booking, fact, replica)
             case _:
                 assert_never(fact)
 
-    def _count(self, series: Series, booking: Booking, usage: Usage, replica: Replica) -> None:
-        """Count a request's tokens by the engine's word."""
+    def _examine(self, replica: Replica, fact: Finished) -> None:
+        """What the end of a request says of its replica's health."""
+        match fact.outcome:
+            case Outcome.COMPLETED:
+                replica.health.succeeded(fact.ticket, fact.at)
+            case Outcome.ENGINE_FAILED | Outcome.TIMED_OUT:
+                self._failed(replica, fact)
+            case _:
+                replica.health.left(fact.ticket)
+
+    def _give_up(self, replica: Replica, booking: Booking, fact: AttemptFailed) -> None:
+        """An attempt was given up, for a reason that may tell against its replica."""
+        if fact.cause is Cause.OVERLOADED:
+            replica.capacity.refused(len(replica.bookings), fact.at)
+        self.ended(replica, booking, fact.at, completed=False)
+        if self.outbox is not None:
+            self.outbox.ended(fact.ticket, fact.at, completed=False)
+        if fact.cause in AGAINST:
+            self._failed(replica, fact)
+        else:
+            replica.health.left(fact.ticket)
+
+    def _failed(self, replica: Replica, fact: Finished | AttemptFailed) -> None:
+        replica.health.failed(fact.ticket, fact.at)
+        if replica.health.is_broken and not replica.removed:
+            self._fleet.ailing.add(replica)
+
+    def _count(self, series: Series, booking: Booking, fact: Finished, replica: Replica) -> None:
+        """Count a request's end, its times, and its tokens by the engine's word."""
+        series.end(fact.outcome)
+        series.request.observe(fact.at - booking.accepted_at)
+        if booking.first_token_at is not None and fact.content_frames > 1:
+            gaps = fact.content_frames - 1
+            series.itl.observe((fact.at - booking.first_token_at) / gaps, gaps)
+        usage = fact.usage
+        if usage is None:
+            return
+        self._sizes.learn(booking.tenant, usage.completion_tokens)
         delivered = _delivered(replica, usage)
         series.used(booking, usage, delivered)
         if delivered is not None:
@@ -125,7 +182,7 @@ class Learner:
         self._beliefs.first_token(replica.cache, booking)
         self.prefilled(replica, booking, at)
         record = self._scoreboard.requests.get(booking.request_id)
-        if record is not None:
+        if record is not None and not booking.begun:
             record.ttft_s = at - booking.accepted_at
 
     def prefilled(self, replica: Replica, booking: Booking, at: float) -> None:
@@ -209,7 +266,9 @@ class Learner:
                 replica.models = {card.id: card for card in fact.models}
                 self._fleet.list_models()
                 replica.description = fact.description
+                replica.cache.tells_salts = fact.description.events_tell_salts
                 replica.reports_cached_tokens |= bool(fact.description.reports_cached_tokens)
+                replica.capacity.states(fact.description.max_running_requests)
                 self._resize(replica, fact.description.kv_capacity_tokens)
             case ReplicaDown():
                 replica.state, replica.reason = ReplicaState.DOWN, fact.reason
@@ -217,11 +276,18 @@ class Learner:
             case ReplicaRestarted():
                 self._beliefs.restarted(replica.cache)
                 self._reuse.forget(replica.slot)
+                replica.capacity.restarted()
                 replica.reports_cached_tokens = False  # the new process may be set up otherwise
+                replica.health.restarted()
+            case ReplicaBusy():
+                replica.health.busy(fact.at, fact.retry_after_s)
+                self._fleet.ailing.add(replica)
             case LoadReported():
                 replica.reported(fact.report, fact.at)
                 self._resize(replica, fact.report.kv_capacity_tokens)
                 self._reuse.refresh(fact.at)
+                if replica.health.is_clear(fact.at):
+                    self._fleet.ailing.discard(replica)
             case _:
                 assert_never(fact)
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass, fields, replace
 from heapq import merge as in_order
 from typing import Final
 
+from gateway.routing.health import BREAKER_STATES
 from gateway.routing.histogram import Histogram
+from gateway.routing.queue_view import PriorityView, QueueView
 from gateway.routing.scoreboard import RECENT_TTFTS
 from gateway.routing.snapshot import SHOWN, ReplicaView, SeriesView, Snapshot, WaterfallView, quantile
 
@@ -40,7 +42,10 @@ class Share:
 
     def counted(self) -> "Share":
         """What remains of it after its process has ended: what it has counted."""
-        return Share(replace(self.snapshot, held=0, pools=(), replicas=()), self.ttfts)
+        queue = QueueView(
+            tuple(replace(one, depth=0, waiting_tokens=0, tenants=0) for one in self.snapshot.queue.priorities)
+        )
+        return Share(replace(self.snapshot, held=0, queue=queue, pools=(), replicas=()), self.ttfts)
 
 
 def merged(shares: Sequence[Share]) -> Share:
@@ -53,12 +58,42 @@ def merged(shares: Sequence[Share]) -> Share:
     snapshot = replace(
         first.snapshot,
         held=sum(one.held for one in snapshots),
+        queue=_queue([one.queue for one in snapshots]),
         replicas=tuple(_replica(replica, snapshots) for replica in _all_replicas(snapshots)),
         series=series,
         tenants=_largest((fall for one in snapshots for fall in one.tenants), KEPT),
         families=_largest((fall for one in snapshots for fall in one.families), KEPT),
     )
     return Share(snapshot, ttfts)
+
+
+def _queue(queues: Sequence[QueueView]) -> QueueView:
+    """Each process has a queue of its own."""
+    drain: dict[str, float] = {}
+    for queue in queues:
+        for model, per_s in queue.drain.items():
+            drain[model] = drain.get(model, 0.0) + per_s
+    rows = zip(*(queue.priorities for queue in queues), strict=True)
+    return QueueView(tuple(_priority(row) for row in rows), drain)
+
+
+def _priority(rows: Sequence[PriorityView]) -> PriorityView:
+    return PriorityView(
+        rows[0].priority,
+        sum(row.depth for row in rows),
+        sum(row.waiting_tokens for row in rows),
+        max(row.tenants for row in rows),  # of those who wait at several, nobody knows how many are the same
+        _counts(row.shed for row in rows),
+        _histogram([row.waits for row in rows]),
+    )
+
+
+def _counts(parts: Iterable[dict[str, int]]) -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for part in parts:
+        for name, count in part.items():
+            sums[name] = sums.get(name, 0) + count
+    return sums
 
 
 def _all_replicas(snapshots: Sequence[Snapshot]) -> Iterable[ReplicaView]:
@@ -71,10 +106,13 @@ def _all_replicas(snapshots: Sequence[Snapshot]) -> Iterable[ReplicaView]:
 
 
 def _replica(replica: ReplicaView, snapshots: Sequence[Snapshot]) -> ReplicaView:
-    """Requests and memory are each process's own; all the rest is known alike."""
+    """Requests, memory and health are each process's own; all the rest is known alike. Shown is the worst health."""
     same = [one for snapshot in snapshots for one in snapshot.replicas if one.name == replica.name]
     return replace(
         replica,
+        breaker=max((one.breaker for one in same), key=BREAKER_STATES.index),
+        breaker_opened=sum(one.breaker_opened for one in same),
+        overloaded=sum(one.overloaded for one in same),
         inflight=sum(one.inflight for one in same),
         peers_inflight=max(replica.peers_inflight - sum(one.inflight for one in same) + replica.inflight, 0),
         index_bytes=sum(one.index_bytes for one in same),
@@ -95,21 +133,27 @@ def _merged_series(shares: Sequence[Share]) -> tuple[tuple[SeriesView, ...], tup
 
 def _one_series(views: Sequence[SeriesView], ttfts: Ttfts) -> SeriesView:
     sums = {name: sum(getattr(one, name) for one in views) for name in _SUMS_OF_SERIES}
-    outcomes: dict[str, int] = {}
-    for one in views:
-        for outcome, count in one.outcomes.items():
-            outcomes[outcome] = outcomes.get(outcome, 0) + count
     recent = sorted(ttft_s for _, ttft_s in ttfts)
     return replace(
         views[0],
         **sums,
-        outcomes=outcomes,
+        outcomes=_counts(one.outcomes for one in views),
+        given_up=_counts(one.given_up for one in views),
+        broken_streams=_counts(one.broken_streams for one in views),
         hit_rate=_ratio(sums["delivered_tokens"], sums["prompt_tokens"] - sums["unreported_prompt_tokens"]),
         ttft_p50_s=quantile(recent, 0.5),
         ttft_p90_s=quantile(recent, 0.9),
         ttft_p99_s=quantile(recent, 0.99),
         histograms={name: _histogram([one.histograms[name] for one in views]) for name in views[0].histograms},
     )
+
+
+def _summed(tallies: Iterable[dict[str, int]]) -> dict[str, int]:
+    together: dict[str, int] = {}
+    for tally in tallies:
+        for name, count in tally.items():
+            together[name] = together.get(name, 0) + count
+    return together
 
 
 def _histogram(parts: Sequence[Histogram]) -> Histogram:

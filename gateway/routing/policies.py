@@ -85,5 +85,7 @@ POLICIES: Final[Mapping[str, Policy]] = {
 
 HOLDING: Final = frozenset({"ttft"})
 """Those whose requests may be held until their replica is free for more."""
+SPREADING: Final = frozenset({"least-load", "round-robin", "random"})
+"""Those that do not care which replica it is: where they hold, they pick among those that are free."""
 UNITED: Final = frozenset({"session"})
 """Those that look at the unit."""

@@ -6,10 +6,11 @@ from itertools import islice
 from random import Random
 from typing import Final
 
+from gateway.routing.admission import Admission
 from gateway.routing.beliefs import Beliefs
 from gateway.routing.chain import DEFAULT_BLOCK_BYTES, ChainForm
 from gateway.routing.congestion import Congestion
-from gateway.routing.decision import Decision, Held, Rejection, RouteRequest
+from gateway.routing.decision import Decision, Held, Priority, Rejection, RouteRequest
 from gateway.routing.facts import (
     Fact,
     PeerGone,
@@ -20,17 +21,20 @@ from gateway.routing.facts import (
     RoutingChanged,
     Withdrawn,
 )
-from gateway.routing.filters import usable
+from gateway.routing.filters import usable, visible
 from gateway.routing.fleet import Booking, Fleet, PoolSpec, Replica, chain_for
-from gateway.routing.holding import LOOK_S, RELOOK_S, HeldRequests
+from gateway.routing.health import HealthRules
+from gateway.routing.holding import LOOK_S, RELOOK_S, HeldRequest
 from gateway.routing.knowledge import Knowledge, give_knowledge, take_knowledge
 from gateway.routing.learning import AttemptFact, Learner
 from gateway.routing.membership import Membership, MembershipFact
 from gateway.routing.merging import KEPT, Share
 from gateway.routing.outbox import Outbox
 from gateway.routing.peers import Peers
-from gateway.routing.policies import HOLDING, POLICIES, UNITED, Circumstances
+from gateway.routing.policies import HOLDING, POLICIES, SPREADING, UNITED, Circumstances
+from gateway.routing.queue_limits import UNLIMITED, QueueLimits
 from gateway.routing.reuse import Reuse
+from gateway.routing.scope import Scope
 from gateway.routing.scoreboard import RequestRecord, Scoreboard
 from gateway.routing.snapshot import Snapshot, take_snapshot
 from gateway.routing.table import CandidateTable
@@ -45,7 +49,7 @@ class Router:
 
     Never awaits, logs or reads a clock: `now` and the facts' `at` are seconds on one clock of the caller's,
     randomness is the constructor's. The live gateway, virtual time and the tests drive this same object.
-    `hold_ms` is the wait above which requests are held, for policies that hold; 0 holds none.
+    `hold_ms` is the wait above which requests are held, for policies that hold; 0 holds none. `queue` limits them.
     Raises KeyError for a policy name, replica or ticket that does not exist (broken promises of the caller).
     """
 
@@ -57,20 +61,26 @@ class Router:
         rng: Random | None = None,
         block_bytes: int = DEFAULT_BLOCK_BYTES,
         hold_ms: float = 0.0,
+        health: HealthRules = HealthRules(),  # noqa: B008 - frozen
+        queue: QueueLimits = UNLIMITED,
     ) -> None:
+        self.policy = policy
         self.block_bytes = block_bytes
-        self._decide_by(policy, hold_ms)
+        self._pick = POLICIES[policy]
         self._rng = rng or Random(0)
-        self._fleet = Fleet()
+        self._fleet = Fleet(health)
         self._beliefs = Beliefs()
         self._scoreboard = Scoreboard()
         self._congestion = Congestion()
         self._reuse = Reuse()
         self._table = CandidateTable(self._beliefs, self._congestion, self._reuse)
-        self._learner = Learner(self._fleet, self._beliefs, self._reuse, self._scoreboard, block_bytes)
+        self._hold_ms = hold_ms if policy in HOLDING or queue.every_policy else 0.0
+        self._queue = Admission(queue, self._hold_ms / 1000)
+        self._learner = Learner(
+            self._fleet, self._beliefs, self._reuse, self._scoreboard, self._queue.sizes, block_bytes
+        )
         self._peers = Peers(self._fleet, self._beliefs, self._congestion, self._learner)
         self._outbox: Outbox | None = None
-        self._held = HeldRequests()
         self._stored: OrderedDict[str, str] = OrderedDict()
         self._last_ticket = 0
         self._turns: Counter[str] = Counter()
@@ -83,7 +93,8 @@ class Router:
     def _decide_by(self, policy: str, hold_ms: float) -> None:
         self.policy = policy
         self._pick = POLICIES[policy]
-        self._hold_ms = hold_ms if policy in HOLDING else 0.0
+        self._hold_ms = hold_ms if policy in HOLDING or self._queue.limits.every_policy else 0.0
+        self._queue.hold_s = self._hold_ms / 1000
 
     # ── route ────────────────────────────────────────────────────────────────────────────────────
 
@@ -95,56 +106,95 @@ class Router:
         answer = self._decide(request, now, self._rng.random())
         if isinstance(answer, Decision):
             self._last_ticket = answer.ticket
-            if self._hold_ms and not request.tried and self._is_full(self._fleet.by_slot[answer.chosen.slot], now):
-                self._held.add(answer.ticket, request, answer.chosen, now)
-                return Held(answer.ticket, answer.chosen)
+            if self._hold_ms and not request.tried:
+                if self._is_full(self._fleet.by_slot[answer.chosen.slot], now) or self._others_wait(request):
+                    replicas = len(self._fleet.up[answer.model])
+                    return self._queue.newcomer(answer, request, replicas, now) or Held(answer.ticket, answer.chosen)
+                if self._queue:
+                    self._queue.passed(answer, request, now)
             self._book(answer, request, now)
         return answer
 
+    def refusal(
+        self, model: str | None, tenant: str, priority: Priority, deadline_s: float | None, now: float
+    ) -> Rejection | None:
+        """What `route` would say to such a request whatever it asks, as too many wait; None: it is to be asked."""
+        if not self._queue.held or model is None:
+            return None
+        return self._queue.refusal(model, (priority, tenant), deadline_s, now)
+
+    def hold(self, request: RouteRequest, now: float) -> Held | Rejection:
+        """Hold a request that an engine refused as it has too much to do; the time since it was accepted counts."""
+        answer = self._decide(request, now, self._rng.random())
+        if isinstance(answer, Rejection):
+            return answer
+        self._last_ticket = answer.ticket
+        self._queue.came_back(answer, request, now)
+        return self._queue.hold(answer, request, request.accepted_at, now) or Held(answer.ticket, answer.chosen)
+
+    def limit_queue(self, limits: QueueLimits) -> None:
+        """Other limits from now on; who waits keeps the deadline that it came with."""
+        self._queue.limits = limits
+
+    @property
+    def can_hold(self) -> bool:
+        """Whether requests are ever held."""
+        return self._hold_ms > 0
+
     @property
     def holds(self) -> int:
-        """How many requests are held."""
-        return len(self._held)
+        """How many requests wait for an answer of `release`."""
+        return len(self._queue)
 
     def look_at(self, now: float) -> float | None:
         """When to call `release` although nothing has happened; None while nothing is held."""
-        return now + LOOK_S if self._held else None
+        return now + LOOK_S if self._queue else None
 
     def release(self, now: float) -> list[tuple[int, Decision | Rejection]]:
         """Answers for held requests by ticket; to be called after every fact while there are any.
 
         Those are sent whose best replica is free for more, each looked at in its turn, at most `LOOKS` in one go.
         """
-        answers: list[tuple[int, Decision | Rejection]] = []
-        if not self._held:
-            return answers
+        queue = self._queue
+        if not queue:
+            return []
+        answers: list[tuple[int, Decision | Rejection]] = [*queue.refused(now)]
         free, gone = self._free(now), self._gone()
-        looks = 0
-        for held in self._held.by_turn() if free or gone else ():
-            if held.slot not in free and held.slot not in gone and (not free or now - held.looked_at < RELOOK_S):
-                continue
+
+        def due(held: HeldRequest) -> bool:
+            return held.slot in free or held.slot in gone or (bool(free) and now - held.looked_at >= RELOOK_S)
+
+        for looks, held in enumerate(queue.held.by_turn(due) if free or gone else (), start=1):
             answer = self._decide(held.request, now, self._rng.random(), held.ticket)
-            looks += 1
-            if isinstance(answer, Rejection) or answer.chosen.slot in free:
-                self._held.remove(held.ticket)
+            if isinstance(answer, Rejection):
+                queue.withdraw(held.ticket, now)
                 answers.append((held.ticket, answer))
-                if isinstance(answer, Decision):
-                    self._book(answer, held.request, now)
-                    free = self._free(now)
+            elif answer.chosen.slot in free:
+                queue.sent(held, now)
+                answers.append((held.ticket, answer))
+                self._book(answer, held.request, now)
+                free = self._free(now)
             else:
-                held.look(answer.chosen, now)
+                queue.held.look(held, answer.chosen, now)
             if looks >= LOOKS or not (free or gone):
                 break
         return answers
 
+    def _others_wait(self, request: RouteRequest) -> bool:
+        """Whether somebody of another tenant or priority waits, whose turn may come first."""
+        lines = self._queue.held.lines
+        return bool(lines) and (len(lines) > 1 or (request.priority, request.tenant) not in lines)
+
     def _is_full(self, replica: Replica, now: float) -> bool:
         """Whether requests for it are held, for what we booked there ourselves: others may keep it busy for ever."""
+        if replica.capacity.is_full(len(replica.bookings), now):
+            return True
         return replica.booked_ms(now) >= self._hold_ms and replica.shows_progress
 
     def _gone(self) -> set[int]:
         """Slots for which requests are held and that take none: who is held for one goes elsewhere, or is told."""
         taking = {replica.slot for replica in self._fleet.replicas if replica.takes_requests}
-        return {held.slot for held in self._held if held.slot not in taking}
+        return {held.slot for held in self._queue.held if held.slot not in taking}
 
     def _free(self, now: float) -> set[int]:
         """Slots of replicas that may be sent held requests."""
@@ -161,13 +211,17 @@ class Router:
     def _decide(
         self, request: RouteRequest, now: float, draw: float, ticket: int | None = None
     ) -> Decision | Rejection:
-        answer = usable(self._fleet, self._stored, request)
+        answer = usable(self._fleet, self._stored, request, now)
         if isinstance(answer, Rejection):
             return answer
         model, up, replicas = answer
         table = self._table.rows(replicas, request, now)
         unit = _unit(request) if self.policy in UNITED else b""
-        chosen = self._pick(table, Circumstances(self._turns[model], draw, unit))
+        choice = table
+        if self.policy in SPREADING and self._hold_ms:
+            free = self._free(now)
+            choice = tuple(row for row in table if row.slot in free) or table
+        chosen = self._pick(choice, Circumstances(self._turns[model], draw, unit))
         rows = table
         if len(up) > len(replicas):
             rows = (*table, *self._table.rows([one for one in up if one not in replicas], request, now))
@@ -199,6 +253,7 @@ class Router:
             prefill_ms=chosen.prefill_ms,
             counted=request.counted,
             token_count=replica.pool.token_count(request),
+            begun=request.begun,
         )
         settled = int(chosen.overlap.settled / replica.pool.link_tokens(chain)) if chosen.cached_tokens else 0
         self._beliefs.claim(replica.cache, booking, settled)
@@ -220,7 +275,7 @@ class Router:
             case ResponseStored():
                 self._response_stored(fact)
             case Withdrawn():
-                self._held.remove(fact.ticket)
+                self._queue.withdraw(fact.ticket, fact.at)
             case PeerHeard():
                 if self._outbox is None or fact.batch.sender != self._outbox.sender:
                     for replica, response_id in self._peers.hear(fact.batch, fact.at):
@@ -281,12 +336,22 @@ class Router:
 
     def snapshot(self, now: float) -> Snapshot:
         """Everything that the dashboard and the metrics show, as of `now`."""
-        return take_snapshot(self.policy, len(self._held), self._fleet, self._beliefs.index, self._scoreboard, now)
+        return take_snapshot(
+            self.policy,
+            len(self._queue),
+            self._queue.view(now),
+            self._fleet,
+            self._beliefs.index,
+            self._scoreboard,
+            now,
+        )
 
     def share(self, now: float) -> Share:
         """The same for a view of several processes together."""
         board = self._scoreboard
-        snapshot = take_snapshot(self.policy, len(self._held), self._fleet, self._beliefs.index, board, now, KEPT)
+        snapshot = take_snapshot(
+            self.policy, len(self._queue), self._queue.view(now), self._fleet, self._beliefs.index, board, now, KEPT
+        )
         return Share(snapshot, tuple(tuple(series.recent_ttfts) for series in board.series.values()))
 
     def least_busy(self, pool: str) -> list[str]:
@@ -324,13 +389,17 @@ class Router:
         """Every model that can be asked for, with the names of its replicas."""
         return {model: [r.spec.name for r in replicas] for model, replicas in self._fleet.served.items()}
 
-    def usable_models(self) -> dict[str, bool]:
-        """For every model, whether a replica of it is up."""
-        return {model: bool(up) for model, up in self._fleet.up.items()}
+    def usable_models(self, scope: Scope | None = None) -> dict[str, bool]:
+        """For every model that exists in the scope, whether a replica of it is up."""
+        if scope is None:
+            return {model: bool(up) for model, up in self._fleet.up.items()}
+        up = visible(self._fleet.up, scope)
+        return {model: model in up for model in visible(self._fleet.served, scope)}
 
-    def context_tokens(self, model: str) -> int | None:
+    def context_tokens(self, model: str, scope: Scope | None = None) -> int | None:
         """The smallest context of the model's replicas: what a prompt may rely on; None where none says."""
-        cards = [replica.models.get(model) for replica in self._fleet.served.get(model, ())]
+        served = self._fleet.served if scope is None else visible(self._fleet.served, scope)
+        cards = [replica.models.get(model) for replica in served.get(model, ())]
         sizes = (card.context_tokens for card in cards if card is not None)
         return min((size for size in sizes if size is not None), default=None)
 

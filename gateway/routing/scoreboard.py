@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from engines.reports import Usage
 from gateway.routing.decision import Decision
-from gateway.routing.facts import Outcome
+from gateway.routing.facts import Cause, Outcome
 from gateway.routing.fleet import Booking
 from gateway.routing.histogram import (
     ERROR_SECONDS,
@@ -41,6 +41,10 @@ class Series:
 
     outcomes: dict[Outcome, int] = field(default_factory=dict)
     retries: int = 0
+    given_up: dict[Cause, int] = field(default_factory=dict)
+    """The same by why: attempts after which the request went on elsewhere."""
+    broken_streams: dict[str, int] = field(default_factory=dict)
+    """By what came of them."""
     prompt_tokens: int = 0
     unreported_prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -79,14 +83,22 @@ class Series:
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request's last decision and what came of it, kept for `explain`."""
+    """One request's last decision and what came of it, kept for `explain`.
+
+    `replicas` are those of all its attempts, in order.
+    """
 
     decision: Decision
     accepted_at: float
-    attempts: int = 1
+    replicas: tuple[str, ...]
     outcome: Outcome | None = None
     ttft_s: float | None = None
     usage: Usage | None = None
+
+    @property
+    def attempts(self) -> int:
+        """How many replicas the request was sent to, each time counted."""
+        return len(self.replicas)
 
 
 class Scoreboard:
@@ -109,7 +121,9 @@ class Scoreboard:
     def decided(self, decision: Decision, accepted_at: float) -> None:
         """Remember a decision; a retry replaces the one before it."""
         before = self.requests.pop(decision.request_id, None)
-        attempts = 1 if before is None or before.outcome is not None else before.attempts + 1
-        self.requests[decision.request_id] = RequestRecord(decision, accepted_at, attempts)
+        earlier = () if before is None or before.outcome is not None else before.replicas
+        record = RequestRecord(decision, accepted_at, (*earlier, decision.chosen.replica))
+        record.ttft_s = before.ttft_s if before is not None and earlier else None
+        self.requests[decision.request_id] = record
         while len(self.requests) > RECENT_REQUESTS:
             self.requests.popitem(last=False)

@@ -11,6 +11,7 @@ from gateway.routing.fleet import Fleet, Replica
 from gateway.routing.histogram import Histogram
 from gateway.routing.index import GUESS_ENTRY_BYTES, PrefixIndex
 from gateway.routing.ledger import LEDGER_ENTRY_BYTES
+from gateway.routing.queue_view import QueueView
 from gateway.routing.scoreboard import Key, Scoreboard, Series
 from gateway.routing.waterfall import Waterfall, Waterfalls
 
@@ -32,6 +33,8 @@ class SeriesView:
     model: str
     outcomes: dict[str, int]
     retries: int
+    given_up: dict[str, int]
+    broken_streams: dict[str, int]
     prompt_tokens: int
     unreported_prompt_tokens: int
     completion_tokens: int
@@ -103,6 +106,11 @@ class ReplicaView:
     state: str
     reason: str
     draining: bool
+    breaker: str
+    """closed, open or half-open."""
+    breaker_opened: int
+    overloaded: int
+    """How often its breaker opened, and how often it said that it is overloaded."""
     models: tuple[str, ...]
     version: str | None
     inflight: int
@@ -143,6 +151,7 @@ class Snapshot:
     at: float
     policy: str
     held: int
+    queue: QueueView
     pools: tuple[PoolView, ...]
     replicas: tuple[ReplicaView, ...]
     series: tuple[SeriesView, ...]
@@ -153,6 +162,7 @@ class Snapshot:
 def take_snapshot(
     policy: str,
     held: int,
+    queue: QueueView,
     fleet: Fleet,
     index: PrefixIndex,
     scoreboard: Scoreboard,
@@ -164,6 +174,7 @@ def take_snapshot(
         at=now,
         policy=policy,
         held=held,
+        queue=queue,
         pools=tuple(
             PoolView(
                 name=pool.spec.name,
@@ -245,6 +256,9 @@ def _replica_view(replica: Replica, index: PrefixIndex, now: float) -> ReplicaVi
         state=replica.shown_state,
         reason=replica.shown_reason,
         draining=replica.draining,
+        breaker=replica.health.state(now),
+        breaker_opened=replica.health.opened,
+        overloaded=replica.health.overloaded,
         models=tuple(sorted(replica.models)),
         version=replica.description.version,
         inflight=ours,  # those of peers are theirs to show
@@ -276,6 +290,8 @@ def _series_view(key: Key, series: Series) -> SeriesView:
         model=key.model,
         outcomes={str(outcome): count for outcome, count in series.outcomes.items()},
         retries=series.retries,
+        given_up={str(cause): count for cause, count in series.given_up.items()},
+        broken_streams=dict(series.broken_streams),
         prompt_tokens=series.prompt_tokens,
         unreported_prompt_tokens=series.unreported_prompt_tokens,
         completion_tokens=series.completion_tokens,

@@ -69,6 +69,8 @@ class CandidateTable:
             wait_ms = replica.wait_ms(now) if at.has_queue else 0.0
             if prompt_tokens > at.free_tokens:
                 wait_ms += replica.load.room_ms(prompt_tokens)
+            if at.is_full:
+                wait_ms += replica.capacity.wait_ms(at.inflight, replica.load.stay_ms, now)
             row = Candidate(
                 at.name,
                 at.pool,

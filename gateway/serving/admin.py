@@ -23,11 +23,15 @@ from gateway.serving.membership.routes import routes as membership_routes
 from gateway.serving.metrics import registry
 from gateway.serving.report import WorkerView
 from gateway.serving.sharing.status import SharingStatus
+from gateway.serving.tenant_figures import TenantView
 from gateway.serving.whole import recent_requests, request_told, whole_report
 
 EVENTS_EVERY_S: Final = 1.0
 CLOSE_S: Final = 0.05
 """Listeners so close together get the same view."""
+
+_ANY_BODY: Final = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
+"""Of a route that reads the body itself."""
 
 routes = APIRouter()
 routes.include_router(membership_routes)
@@ -43,6 +47,7 @@ class GatewayView(msgspec.Struct, frozen=True):
     feeds: tuple[FeedStatus, ...]
     workers: tuple[WorkerView, ...]
     sharing: SharingStatus
+    tenants: tuple[TenantView, ...] = ()
 
 
 class AdminView(msgspec.Struct, frozen=True):
@@ -102,9 +107,11 @@ async def _request(gateway: TheGateway, request_id: str) -> Response:
     return json_response(told)
 
 
-@routes.post("/api/explain")
-async def _explain(gateway: TheGateway, request: Request, endpoint: str = "/v1/chat/completions") -> Response:
-    explanation = await explain(gateway, endpoint, await request.body())
+@routes.post("/api/explain", openapi_extra={"requestBody": _ANY_BODY})
+async def _explain(
+    gateway: TheGateway, request: Request, endpoint: str = "/v1/chat/completions", tenant: str | None = None
+) -> Response:
+    explanation = await explain(gateway, endpoint, await request.body(), tenant)
     return json_response(msgspec.json.encode(explanation))
 
 
@@ -119,6 +126,7 @@ async def encoded_view(gateway: Gateway) -> bytes:
         feeds=report.feeds,
         workers=report.workers,
         sharing=report.sharing,
+        tenants=report.tenants,
     )
     return msgspec.json.encode(AdminView(view, report.snapshot))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from engines.reports import RequestTiming, Usage
 from gateway.routing.decision import Decision
-from gateway.routing.facts import AttemptFailed, Dispatched, Fact, Finished, FirstToken, Outcome
+from gateway.routing.facts import AttemptFailed, Cause, Dispatched, Fact, Finished, FirstToken, Outcome
 
 
 class Attempt:
@@ -12,9 +12,9 @@ class Attempt:
 
     def __init__(self, decision: Decision, observe: Callable[[Fact], None], clock: Callable[[], float]) -> None:
         self.decision = decision
+        self.open = True
         self._observe = observe
         self._clock = clock
-        self._open = True
 
     def dispatched(self, route_s: float, overhead_s: float, held_s: float) -> None:
         """The bytes go to the engine now."""
@@ -32,12 +32,12 @@ class Attempt:
         timing: RequestTiming | None = None,
     ) -> None:
         """The request ended here; later ends are ignored."""
-        if self._open:
-            self._open = False
+        if self.open:
+            self.open = False
             self._observe(Finished(self.decision.ticket, self._clock(), outcome, usage, content_frames, timing))
 
-    def lose(self) -> None:
-        """The attempt died before its first byte; the request goes on elsewhere."""
-        if self._open:
-            self._open = False
-            self._observe(AttemptFailed(self.decision.ticket, self._clock()))
+    def lose(self, cause: Cause) -> None:
+        """The attempt is given up; the request goes on elsewhere."""
+        if self.open:
+            self.open = False
+            self._observe(AttemptFailed(self.decision.ticket, self._clock(), cause))

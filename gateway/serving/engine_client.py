@@ -39,11 +39,14 @@ class EngineUnreachableError(EngineGoneError):
 
 @dataclass(frozen=True, slots=True)
 class TimeLimits:
-    """Seconds for a connection to open, for the response to begin, and between its bytes."""
+    """Seconds for a connection to open, for a body to begin where the request says nothing else, between its bytes,
+    and for the whole answer.
+    """
 
     connect_s: float = 5.0
     first_byte_s: float = 600.0
-    idle_s: float = 300.0
+    idle_s: float = 60.0
+    total_s: float = 3600.0
 
 
 @dataclass(frozen=True)
@@ -140,9 +143,10 @@ class EngineResponse:
 class _Engine:
     """One engine's address and its connections that wait for a next request."""
 
-    __slots__ = ("idle", "keeps", "origin")
+    __slots__ = ("idle", "keeps", "origin", "url")
 
     def __init__(self, url: str) -> None:
+        self.url = url
         self.origin = origin_of(url)
         self.keeps = IDLE_CONNECTIONS
         self.idle: list[_Connection] = []
@@ -151,21 +155,32 @@ class _Engine:
 class EngineClient:
     """Sends requests to engines over kept-alive connections."""
 
-    def __init__(self, limits: TimeLimits | None = None) -> None:
+    def __init__(self, limits: TimeLimits | None = None, tls: Callable[[str], ssl.SSLContext] | None = None) -> None:
+        """`tls` gives the context of an https:// base URL."""
         self.limits = limits or TimeLimits()
+        self._tls = tls or (lambda _url: ssl.create_default_context())
         self._engines: dict[str, _Engine] = {}
         self._open: set[_Connection] = set()
         self._look_later: asyncio.TimerHandle | None = None
-        self._every_s = min(1.0, min(self.limits.first_byte_s, self.limits.idle_s) / _LOOKS_PER_LIMIT)
+        self._every_s = 1.0
+        self._allow(min(self.limits.first_byte_s, self.limits.idle_s, self.limits.total_s))
 
-    async def send(self, url: str, method: str, target: str, headers: Headers, body: bytes = b"") -> EngineResponse:
+    async def send(
+        self, url: str, method: str, target: str, headers: Headers, body: bytes = b"", begin_s: float | None = None
+    ) -> EngineResponse:
         """One request; returns when the response's head is there. Raises EngineGoneError.
+
+        The body must begin within `begin_s` seconds (None: as the limits have it).
 
         A kept connection that the engine closed meanwhile is replaced once; nothing else is tried again here.
         """
         engine = self._engines.get(url)
         if engine is None:
             engine = self._engines[url] = _Engine(url)
+        if begin_s is None:
+            begin_s = self.limits.first_byte_s
+        elif begin_s < self._every_s * _LOOKS_PER_LIMIT:
+            self._allow(begin_s)
         head = _request_head(engine.origin, method, target, headers, len(body))
         while True:
             connection = _kept(engine)
@@ -173,7 +188,7 @@ class EngineClient:
             if connection is None:
                 connection = await self._connected(engine)
             try:
-                connection.begin(head, body)
+                connection.begin(head, body, begin_s)
                 await connection.head()
             except EngineGoneError as error:
                 stale = not (fresh or connection.heard or isinstance(error, EngineTimeoutError))
@@ -202,7 +217,7 @@ class EngineClient:
 
     async def _connected(self, engine: _Engine) -> "_Connection":
         loop, origin = asyncio.get_running_loop(), engine.origin
-        context = ssl.create_default_context() if origin.tls else None
+        context = self._tls(engine.url) if origin.tls else None
         connection = _Connection(self, engine)
         try:
             async with asyncio.timeout(self.limits.connect_s):
@@ -231,6 +246,10 @@ class EngineClient:
             self._look_later = None
         with suppress(ValueError):
             connection.engine.idle.remove(connection)
+
+    def _allow(self, limit_s: float) -> None:
+        """A limit so short is to be kept: look often enough."""
+        self._every_s = min(self._every_s, limit_s / _LOOKS_PER_LIMIT)
 
     def _look(self) -> None:
         """Look for silent engines; one look at all connections costs less than a timer for each."""
@@ -273,6 +292,8 @@ class _Connection(asyncio.Protocol):
         self._sink: Callable[[bytes], None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._heard_at = inf
+        self._begin_s = self._ends_at = inf
+        self._began = False
         self._parser = httptools.HttpResponseParser(self)
 
     # asyncio.Protocol
@@ -332,6 +353,7 @@ class _Connection(asyncio.Protocol):
         self._head_done = self.status >= 200  # 100 Continue and its like are followed by the real head
 
     def on_body(self, body: bytes) -> None:
+        self._began = True
         self._chunks.append(body)
         self._buffered += len(body)
 
@@ -347,14 +369,16 @@ class _Connection(asyncio.Protocol):
         """Still open."""
         return self._transport is not None and not self._transport.is_closing()
 
-    def begin(self, head: bytes, body: bytes) -> None:
-        """Send a request."""
+    def begin(self, head: bytes, body: bytes, begin_s: float) -> None:
+        """Send a request, whose answer's body must begin within so many seconds."""
         if self._transport is None:
             raise EngineGoneError("the connection was closed")
         self._busy = True
-        self.heard = self._head_done = self._complete = False
+        self.heard = self._head_done = self._complete = self._began = False
         self._error = None
-        self._heard_at = self._loop.time()
+        self._heard_at = now = self._loop.time()
+        self._begin_s = begin_s
+        self._ends_at = now + self._client.limits.total_s
         self._transport.writelines((head, body) if body else (head,))
 
     async def head(self) -> None:
@@ -399,7 +423,7 @@ class _Connection(asyncio.Protocol):
         if not self._busy:
             return
         self._busy = False
-        self._heard_at = inf
+        self._heard_at = self._ends_at = inf
         if self._sink is not None:
             self._sink = None
             self._wake()
@@ -423,9 +447,11 @@ class _Connection(asyncio.Protocol):
     def look(self, now: float) -> None:
         """Fail when nothing has been heard for too long; while paused it is the client who is slow."""
         limits = self._client.limits
-        limit_s = limits.idle_s if self._head_done else limits.first_byte_s
-        if now - self._heard_at >= limit_s and not self._paused:
-            what = "stopped in the middle of its answer" if self._head_done else "began no answer"
+        limit_s = limits.idle_s if self._began else self._begin_s
+        if now >= self._ends_at:
+            self._fail(EngineTimeoutError(f"the engine did not end its answer within {limits.total_s:g} s"))
+        elif now - self._heard_at >= limit_s and not self._paused:
+            what = "stopped in the middle of its answer" if self._began else "began no answer"
             self._fail(EngineTimeoutError(f"the engine {what} for {limit_s:g} s"))
 
     def _take(self) -> bytes:

@@ -16,6 +16,8 @@ from gateway.journal.entry import Entry
 from gateway.routing.facts import Fact, ReplicaDown, ReplicaRestarted
 from gateway.routing.router import Router
 from gateway.routing.snapshot import ReplicaView, Snapshot
+from gateway.serving.access import cache_secret, configured_tenancy, renewed_tenancy
+from gateway.serving.admission import unsalted_endpoints
 from gateway.serving.chains import Chains, text_chain, token_chains
 from gateway.serving.engine_client import EngineClient, EngineGoneError, TimeLimits
 from gateway.serving.events.feeds import EventFeeds
@@ -23,8 +25,11 @@ from gateway.serving.headers import HeaderList
 from gateway.serving.journal import Journal
 from gateway.serving.membership.plan import Member, Plan, first_plan
 from gateway.serving.placing import Placer
+from gateway.serving.recourse import Recourse
+from gateway.serving.request_log import RequestLog
 from gateway.serving.sharing.channel import Channel
 from gateway.serving.sharing.sharer import Sharer
+from gateway.serving.tls import EngineTls
 from gateway.serving.tokenise.calls import Site
 from gateway.serving.tokenise.tokenisers import Tokenisers
 from gateway.serving.warming.families import hot_families
@@ -61,6 +66,8 @@ class Gateway:
         plan = plan or first_plan(config)
         self.config = config
         self.journal = journal
+        self.log = None if config.log.requests == "none" else RequestLog(everything=config.log.requests == "all")
+        """Where requests are told of as they end; None: nowhere."""
         self.siblings = siblings
         """The other workers; None where this process is the only one."""
         self.started_at = time.time() if siblings is None else siblings.started_at
@@ -72,11 +79,20 @@ class Gateway:
             rng=Random(seed),
             block_bytes=routing.block_bytes,
             hold_ms=routing.hold_ms,
+            health=config.health.rules(),
+            queue=config.queue.limits({tenant.name: tenant.weight for tenant in config.tenants}),
         )
         self.placer = Placer(self.router, self.clock)
+        self.recourse = Recourse(config.retry, routing.max_attempts, Random(seed))
+        self.tls = EngineTls(config.pools)
         limits = config.timeouts
-        self.engines = EngineClient(TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s))
+        times = TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s, limits.total_s)
+        self.engines = EngineClient(times, self.tls.of_url)
         self.backends = {member.name: self.backend_of(member) for member in plan.members}
+        self.cache_secret = cache_secret(config)
+        self.tenancy = configured_tenancy(config, self.cache_secret)
+        """Who may come in; None where everybody may."""
+        self.unsalted = unsalted_endpoints(backend.dialect for backend in self.backends.values())
         self.tokenisers = Tokenisers(config, self.engines, self._sites)
         self.feeds = EventFeeds(config, self.observe, self.clock)
         self.models = {pool.name: pool.model for pool in config.pools}
@@ -104,13 +120,19 @@ class Gateway:
         pool = next(pool for pool in self.config.pools if pool.name == member.pool)
         key = os.environ.get(pool.api_key_env, "").strip() if pool.api_key_env else ""
         credentials: HeaderList = [(b"authorization", b"Bearer " + key.encode())] if key else []
+        self.tls.learn(member.url, pool.name)
         return Backend(member.name, pool.name, member.url, dialect(pool.engine), credentials)
 
     def configure(self, config: Config) -> None:
         """Go by this configuration from now on; what else follows from it is for whoever changes it to do."""
         limits = config.timeouts
         self.config = config
-        self.engines.limits = TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s)
+        self.engines.limits = TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s, limits.total_s)
+        self.tls.adopt(config.pools)
+        self.unsalted = unsalted_endpoints(dialect(pool.engine) for pool in config.pools)
+        self.recourse.max_attempts = config.routing.max_attempts
+        self.renew_tenants(config)
+        self.router.limit_queue(config.queue.limits({tenant.name: tenant.weight for tenant in config.tenants}))
         self.models = {pool.name: pool.model for pool in config.pools}
         self._encodings = {pool.name: pool.encoding for pool in config.pools}
         self.hot = self.hot if self.hot is not None and self.hot.is_of(config) else hot_families(config)
@@ -162,8 +184,8 @@ class Gateway:
         """What an operator should know of the gateway itself: sentences."""
         sharing = self.sharer.notices if self.sharer is not None else []
         discovery = [notice for notices in self.discovery_notices.values() for notice in notices]
-        journal = self.journal.notices() if self.journal is not None else []
-        return self.config.notices() + journal + sharing + discovery
+        written = [one.notices() for one in (self.journal, self.log) if one is not None]
+        return self.config.notices() + [notice for notices in written for notice in notices] + sharing + discovery
 
     def warnings(self, snapshot: Snapshot) -> dict[str, list[str]]:
         """By replica that is up: what is missing or differs from the configuration, and what to do about it."""
@@ -221,10 +243,21 @@ class Gateway:
             self._background.add(task)
             task.add_done_callback(self._background.discard)
 
+    def renew_tenants(self, config: Config) -> None:
+        """Let in whom another configuration says. Raises ConfigError, with nothing changed, for a missing secret.
+
+        A secret that was drawn stays: what engines have cached for tenants is of use on.
+        """
+        if config.auth.salt_env is not None:
+            self.cache_secret = cache_secret(config)
+        self.tenancy = renewed_tenancy(self.tenancy, config, self.cache_secret, self.clock())
+        if self.sharer is not None:
+            self.sharer.tenancy = self.tenancy
+
     async def share_over(self, channel: Channel | None) -> None:
         """Begin to share with those who meet there, with what they know; None: with nobody."""
         if channel is not None:
-            self.sharer = Sharer(channel, self.router, self.observe, self.clock)
+            self.sharer = Sharer(channel, self.router, self.observe, self.clock, self.tenancy)
             await self.sharer.start()
 
     async def close(self) -> None:
@@ -237,6 +270,8 @@ class Gateway:
         await self.feeds.close()
         self.tokenisers.close()
         await self.engines.close()
+        if self.log is not None:
+            await self.log.close()
         if self.journal is not None:
             await asyncio.to_thread(self.journal.close)
 

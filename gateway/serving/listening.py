@@ -67,10 +67,10 @@ def turn_away(listeners: Sequence[socket.socket]) -> bool:
     return True
 
 
-def url(host: str, port: socket.socket) -> str:
+def url(server: ServerConfig, port: socket.socket) -> str:
     """Where clients find it."""
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port.getsockname()[1]}"
+    shown = f"[{server.host}]" if ":" in server.host else server.host
+    return f"{'http' if server.tls_cert is None else 'https'}://{shown}:{port.getsockname()[1]}"
 
 
 def _bound(host: str, port: int, *, shared: bool = False) -> socket.socket:

@@ -4,9 +4,11 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from gateway.errors import bad_request
+from gateway.routing.scope import Scope
 from gateway.serving.framework import TheGateway
 from gateway.serving.gateway import Gateway
 from gateway.serving.whole import whole_report
+from gateway.tenancy.tenant import Tenant
 from gateway.wire.request import Endpoint
 
 routes = APIRouter()
@@ -22,15 +24,24 @@ for _endpoint in Endpoint:
 
 
 @routes.get("/v1/models")
-async def _models(gateway: TheGateway) -> dict[str, object]:
-    return {"object": "list", "data": [_card(gateway, model) for model in gateway.router.usable_models()]}
+async def _models(gateway: TheGateway, request: Request) -> dict[str, object]:
+    scope = _scope(request)
+    cards = [_card(gateway, model, scope) for model in gateway.router.usable_models(scope)]
+    return {"object": "list", "data": cards}
 
 
 @routes.get("/v1/models/{model:path}")
-async def _model(gateway: TheGateway, model: str) -> dict[str, object]:
-    if model not in gateway.router.usable_models():
+async def _model(gateway: TheGateway, request: Request, model: str) -> dict[str, object]:
+    scope = _scope(request)
+    if model not in gateway.router.usable_models(scope):
         raise bad_request(f"The model `{model}` does not exist", "model", "model_not_found", 404)
-    return _card(gateway, model)
+    return _card(gateway, model, scope)
+
+
+def _scope(request: Request) -> Scope | None:
+    """What exists for whoever asks."""
+    tenant: Tenant | None = request.state.tenant
+    return None if tenant is None else tenant.scope
 
 
 @routes.get("/health")
@@ -48,6 +59,8 @@ async def _ready(gateway: TheGateway, response: Response) -> dict[str, object]:
     if not ready:
         response.status_code = 503
         response.headers["retry-after"] = "2"
+    if gateway.tenancy is not None:  # whoever asks has no key, and need not know who is here
+        return {"ready": ready}
     states = {replica.name: replica.reason or str(replica.state) for replica in report.snapshot.replicas}
     workers = {row.number: row.state for row in report.workers}
     sharing = msgspec.to_builtins(report.sharing)
@@ -61,12 +74,12 @@ async def _ready(gateway: TheGateway, response: Response) -> dict[str, object]:
     }
 
 
-def _card(gateway: Gateway, model: str) -> dict[str, object]:
+def _card(gateway: Gateway, model: str, scope: Scope | None) -> dict[str, object]:
     card: dict[str, object] = {
         "id": model,
         "object": "model",
         "created": int(gateway.started_at),
         "owned_by": "prefixgate",
     }
-    context_tokens = gateway.router.context_tokens(model)
+    context_tokens = gateway.router.context_tokens(model, scope)
     return card if context_tokens is None else {**card, "max_model_len": context_tokens}  # as engines call it

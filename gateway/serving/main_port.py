@@ -6,12 +6,15 @@ from typing import Final
 from fastapi import FastAPI
 
 from gateway.errors import GatewayError, bad_request
+from gateway.serving.access import OPEN_PATHS, identify, unknown_key
+from gateway.serving.admin_guard import AdminGuard, is_of_admin
 from gateway.serving.exchange import Exchange
 from gateway.serving.front.answer import Answer
 from gateway.serving.front.asgi import serve_asgi
 from gateway.serving.front.port import Port, internal_error
 from gateway.serving.front.request import HttpRequest
 from gateway.serving.gateway import Gateway
+from gateway.serving.openapi import describe
 from gateway.serving.stored_responses import serve_stored, stored_response_id
 from gateway.wire.request import Endpoint
 
@@ -22,10 +25,17 @@ _log: Final = logging.getLogger("prefixgate")
 class FrameworkPort(Port):
     """A port whose requests are all FastAPI's."""
 
-    def __init__(self, gateway: Gateway, app: FastAPI) -> None:
+    def __init__(self, gateway: Gateway, app: FastAPI, guard: AdminGuard | None = None) -> None:
         config = gateway.config
-        super().__init__(config.timeouts, config.server.max_body_bytes, gateway.clock)
+        super().__init__(config.timeouts, config.server.max_body_bytes, gateway.clock, config.server.max_connections)
         self.app = app
+        self._guard = guard
+
+    def refusal(self, request: HttpRequest) -> GatewayError | None:
+        """Why a request whose head is known needs no body."""
+        if self._guard is not None and (refusal := self._guard.refusal(request)) is not None:
+            return refusal
+        return super().refusal(request)
 
     async def serve(self, request: HttpRequest, answer: Answer) -> None:
         """Answer a request."""
@@ -43,9 +53,14 @@ class FrameworkPort(Port):
 class MainPort(FrameworkPort):
     """Inference past the framework, and everything else to it."""
 
-    def __init__(self, gateway: Gateway, app: FastAPI) -> None:
-        super().__init__(gateway, app)
+    def __init__(
+        self, gateway: Gateway, app: FastAPI, guard: AdminGuard | None = None, *, has_admin: bool = False
+    ) -> None:
+        """`has_admin`: the admin API is on this port too."""
+        super().__init__(gateway, app, guard)
         self._gateway = gateway
+        describe(app)
+        self._has_admin = has_admin
 
     async def serve(self, request: HttpRequest, answer: Answer) -> None:
         """Answer a request."""
@@ -72,9 +87,17 @@ class MainPort(FrameworkPort):
 
     def refusal(self, request: HttpRequest) -> GatewayError | None:
         """Why a request whose head is known needs no body."""
+        tenancy = self._gateway.tenancy
+        if tenancy is not None:
+            request.tenant = identify(tenancy, request.fields)
+            if request.tenant is None and self._needs_key(request.path):
+                return unknown_key(request.fields, request.path)
         if request.fields.get(b"content-encoding", b"identity") != b"identity":
             return bad_request("request bodies must not be compressed (content-encoding)", status=415)
         return super().refusal(request)
+
+    def _needs_key(self, path: str) -> bool:
+        return path not in OPEN_PATHS and not (self._has_admin and is_of_admin(path))
 
     def abandoned(self, request: HttpRequest, answer: Answer) -> None:
         """The client left before its request was whole: that counts where it was for inference."""

@@ -14,12 +14,16 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from gateway.routing.facts import Cause
+from gateway.routing.health import BREAKER_STATES, BreakerState
 from gateway.routing.histogram import Histogram
+from gateway.routing.queue_view import QueueView
 from gateway.routing.snapshot import ReplicaView, SeriesView, Snapshot, WaterfallView
 from gateway.serving.events.intake import FeedStatus
 from gateway.serving.process_figures import as_metrics
 from gateway.serving.report import Report
 from gateway.serving.sharing.status import SharingStatus
+from gateway.serving.tenant_figures import TenantView, tenant_metrics
 
 LABELS = ("pool", "replica", "model")
 
@@ -42,6 +46,7 @@ def registry(report: Report) -> CollectorRegistry:
     made.register(SourcesCollector(report))
     made.register(ProcessesCollector(report))
     made.register(SharingCollector(report.sharing))
+    made.register(TenantsCollector(report.tenants))
     PlatformCollector(registry=made)
     return made
 
@@ -65,7 +70,23 @@ class SnapshotCollector(Collector):
         held = GaugeMetricFamily("prefixgate_held_requests", "Requests held until their replica is free")
         held.add_metric((), snapshot.held)
         yield held
+        yield from _queue(snapshot.queue)
         yield from _tenants(snapshot.tenants)
+
+
+class TenantsCollector(Collector):
+    """What tenants have used of their limits."""
+
+    def __init__(self, tenants: tuple[TenantView, ...]) -> None:
+        self._tenants = tenants
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing up front."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        return tenant_metrics(self._tenants)
 
 
 class SourcesCollector(Collector):
@@ -204,7 +225,14 @@ def _counters(series: tuple[SeriesView, ...]) -> Iterator[Metric]:
         "prefixgate_unpredicted_cached_tokens", "Tokens delivered from cache beyond the prediction", labels=LABELS
     )
     requests = CounterMetricFamily("prefixgate_requests", "Ended requests", labels=(*LABELS, "outcome"))
-    retries = CounterMetricFamily("prefixgate_retries", "Attempts that failed before their first byte", labels=LABELS)
+    retries = CounterMetricFamily(
+        "prefixgate_retries", "Attempts given up while their request went on elsewhere", labels=(*LABELS, "reason")
+    )
+    continuations = CounterMetricFamily(
+        "prefixgate_continuations",
+        "Streams that died in the middle: whether they went on elsewhere, or why not",
+        labels=(*LABELS, "outcome"),
+    )
     for one in series:
         labels = (one.pool, one.replica, one.model)
         prompt.add_metric(labels, one.prompt_tokens)
@@ -216,10 +244,13 @@ def _counters(series: tuple[SeriesView, ...]) -> Iterator[Metric]:
         lost.add_metric((*labels, "routing"), one.routing_loss_tokens)
         lost.add_metric((*labels, "index"), one.index_loss_tokens)
         gained.add_metric(labels, one.index_gain_tokens)
-        retries.add_metric(labels, one.retries)
+        for cause in Cause if one.replica else ():
+            retries.add_metric((*labels, cause), one.given_up.get(cause, 0))
+        for continuation, count in one.broken_streams.items():
+            continuations.add_metric((*labels, continuation), count)
         for outcome, count in one.outcomes.items():
             requests.add_metric((*labels, outcome), count)
-    yield from (prompt, unreported, completion, cached, lost, gained, requests, retries)
+    yield from (prompt, unreported, completion, cached, lost, gained, requests, retries, continuations)
 
 
 def _histograms(series: tuple[SeriesView, ...]) -> Iterator[Metric]:
@@ -229,6 +260,31 @@ def _histograms(series: tuple[SeriesView, ...]) -> Iterator[Metric]:
             histogram = one.histograms[name]
             family.add_metric((one.pool, one.replica, one.model), _buckets(histogram), histogram.total)
         yield family
+
+
+def _queue(queue: QueueView) -> Iterator[Metric]:
+    """Who waits, who waited, and who was refused for it."""
+    by = ("priority",)
+    depth = GaugeMetricFamily("prefixgate_queue_depth", "Requests that wait for their turn", labels=by)
+    tokens = GaugeMetricFamily("prefixgate_queue_waiting_tokens", "Prompt tokens of those", labels=by)
+    tenants = GaugeMetricFamily("prefixgate_queue_tenants", "Tenants of those", labels=by)
+    waits = HistogramMetricFamily("prefixgate_queue_wait_seconds", "How long who was sent had waited", labels=by)
+    shed = CounterMetricFamily(
+        "prefixgate_shed", "Requests refused for overload, by reason", labels=("reason", "priority")
+    )
+    drain = GaugeMetricFamily(
+        "prefixgate_queue_drain_tokens_per_second", "Tokens sent per second while somebody waits", labels=("model",)
+    )
+    for one in queue.priorities:
+        depth.add_metric((one.priority,), one.depth)
+        tokens.add_metric((one.priority,), one.waiting_tokens)
+        tenants.add_metric((one.priority,), one.tenants)
+        waits.add_metric((one.priority,), _buckets(one.waits), one.waits.total)
+        for reason, count in one.shed.items():
+            shed.add_metric((reason, one.priority), count)
+    for model, per_s in queue.drain.items():
+        drain.add_metric((model,), per_s)
+    yield from (depth, tokens, tenants, waits, shed, drain)
 
 
 def _tenants(tenants: tuple[WaterfallView, ...]) -> Iterator[Metric]:
@@ -257,10 +313,29 @@ def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
     return buckets
 
 
+def _troubles(replicas: tuple[ReplicaView, ...]) -> Iterator[Metric]:
+    """How often replicas were found broken, and how often busy."""
+    opened = CounterMetricFamily(
+        "prefixgate_breaker_opened", "Times that a replica's circuit breaker opened", labels=LABELS
+    )
+    overloaded = CounterMetricFamily(
+        "prefixgate_replica_overloaded", "Requests that a replica refused as it was overloaded", labels=LABELS
+    )
+    for replica in replicas:
+        opened.add_metric(_labels(replica), replica.breaker_opened)
+        overloaded.add_metric(_labels(replica), replica.overloaded)
+    yield opened
+    yield overloaded
+
+
 def _gauges(replicas: tuple[ReplicaView, ...]) -> Iterator[Metric]:
     readings: dict[str, tuple[str, Callable[[ReplicaView], float | None]]] = {
         "replica_up": ("1 when the replica answers", lambda r: float(r.state in ("up", "draining"))),
         "replica_draining": ("1 while the replica takes no new requests", lambda r: float(r.draining)),
+        "breaker_state": (
+            "Circuit breaker: 0 closed, 1 half-open, 2 open",
+            lambda r: float(BREAKER_STATES.index(BreakerState(r.breaker))),
+        ),
         "replica_inflight": ("Requests of ours at the replica", lambda r: r.inflight),
         "replica_waiting_tokens": (
             "Uncached tokens waiting in the engine, by its own word",
@@ -295,6 +370,7 @@ def _gauges(replicas: tuple[ReplicaView, ...]) -> Iterator[Metric]:
             if value is not None:
                 family.add_metric(_labels(replica), value)
         yield family
+    yield from _troubles(replicas)
     chunk = GaugeMetricFamily(
         "prefixgate_prefill_chunk_tokens", "Chunked-prefill size, as wished and as it runs", labels=(*LABELS, "kind")
     )

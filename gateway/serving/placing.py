@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gateway.routing.decision import Decision, Held, Rejection, RouteRequest
-from gateway.routing.facts import AttemptFailed, Withdrawn
+from gateway.routing.facts import AttemptFailed, Cause, Withdrawn
 from gateway.routing.router import Router
 
 Answer = Decision | Rejection
@@ -30,12 +30,19 @@ class Placer:
     async def place(self, request: RouteRequest) -> Placed:
         """The router's answer; a held request whose task is cancelled leaves no trace."""
         asked_at = self._clock()
-        answer = self._router.route(request, asked_at)
+        return await self._placed(self._router.route(request, asked_at), asked_at)
+
+    async def again(self, request: RouteRequest) -> Placed:
+        """The same for a request that an engine refused as it has too much to do: it waits until one takes it."""
+        asked_at = self._clock()
+        return await self._placed(self._router.hold(request, asked_at), asked_at)
+
+    async def _placed(self, answer: Decision | Rejection | Held, asked_at: float) -> Placed:
         if not isinstance(answer, Held):
             return Placed(answer)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[answer.ticket] = future
-        self._look_later()
+        self.look()  # its turn may be now, and others may have lost their place to it
         try:
             return Placed(await future, self._clock() - asked_at)
         except asyncio.CancelledError:
@@ -51,14 +58,14 @@ class Placer:
             if not future.done():
                 future.set_result(answer)
             elif isinstance(answer, Decision):  # its client left in this very moment
-                self._router.observe(AttemptFailed(ticket, self._clock()))
+                self._router.observe(AttemptFailed(ticket, self._clock(), Cause.CLIENT_GONE))
         self._look_later()
 
     def _gone(self, ticket: int, future: "asyncio.Future[Answer]") -> None:
         if self._waiting.pop(ticket, None) is not None:
             self._router.observe(Withdrawn(ticket, self._clock()))
         elif future.done() and not future.cancelled() and isinstance(future.result(), Decision):
-            self._router.observe(AttemptFailed(ticket, self._clock()))
+            self._router.observe(AttemptFailed(ticket, self._clock(), Cause.CLIENT_GONE))
 
     def _look_later(self) -> None:
         """Queues shorten by themselves, so look again soon."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import httpx
 
@@ -13,9 +13,11 @@ from engines.reports import LoadReport
 from gateway.config import Config
 from gateway.config.routing import PollingConfig
 from gateway.routing.facts import CacheReset, LoadReported, ReplicaDown, ReplicaUp
+from gateway.serving.damping import Damping
 from gateway.serving.discovery.configured import discovered
 from gateway.serving.events.silence import Silence
 from gateway.serving.gateway import Backend, Gateway
+from gateway.serving.poll_clients import PollClients
 
 _log: Final = logging.getLogger("prefixgate")
 
@@ -29,8 +31,8 @@ class Poller:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         polling = gateway.config.polling
-        self._client = httpx.AsyncClient(timeout=polling.timeout_s, trust_env=False)
-        self._watches = {name: _Watch(gateway, self._client, one) for name, one in gateway.backends.items()}
+        self._clients = PollClients(gateway.tls, polling.timeout_s)
+        self._watches = {name: self._watch_of(one) for name, one in gateway.backends.items()}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
@@ -45,7 +47,7 @@ class Poller:
 
     def add(self, backend: Backend) -> None:
         """Look at one more replica from now on."""
-        watch = self._watches[backend.name] = _Watch(self._gateway, self._client, backend)
+        watch = self._watches[backend.name] = self._watch_of(backend)
         self._watch(backend.name, watch.begin())
 
     async def drop(self, replica: str) -> None:
@@ -57,14 +59,17 @@ class Poller:
 
     def configure(self, polling: PollingConfig) -> None:
         """Look as often, and as patiently, as is configured now."""
-        self._client.timeout = httpx.Timeout(polling.timeout_s)
+        self._clients.configure(polling.timeout_s)
 
     async def stop(self) -> None:
         """End all looking."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        await self._client.aclose()
+        await self._clients.aclose()
+
+    def _watch_of(self, backend: Backend) -> "_Watch":
+        return _Watch(self._gateway, self._clients.of(backend.pool), backend)
 
     def _watch(self, replica: str, watching: Coroutine[Any, Any, None]) -> None:
         task = self._tasks[replica] = asyncio.create_task(watching)
@@ -93,6 +98,13 @@ async def looked_once(config: Config) -> AsyncIterator[Gateway]:
         await gateway.close()
 
 
+class _Ailment(NamedTuple):
+    """Why a replica is unusable, in a few words; `certain` where one look leaves no doubt."""
+
+    reason: str
+    certain: bool = False
+
+
 class _Watch:
     """What is remembered of one replica between two looks."""
 
@@ -103,6 +115,7 @@ class _Watch:
         self._looks_until_description = 0
         self._before = LoadReport()
         self._was_down = False
+        self._damping = Damping(gateway.config.health.down_after)
         self._absent: set[str] = set()
         self._sources: tuple[EventSource, ...] = ()
         self._silence = Silence()
@@ -123,13 +136,20 @@ class _Watch:
     async def look(self) -> None:
         """One poll: up or down, now and then models and set-up, and the load."""
         backend, gateway = self._backend, self._gateway
-        reason = await self._ailment()
-        if reason is not None:
+        now = gateway.clock()
+        if backend.name in gateway.suspects:
+            self._damping.down(now)
+        ailment = await self._ailment()
+        if not self._damping.look(now, well=ailment is None, at_once=ailment is not None and ailment.certain):
+            reason = "it answers again, and is watched for a while as it was up and down"
+            reason = reason if ailment is None else ailment.reason
             self._looks_until_description = 0
             self._absent.clear()
             self._was_down = True
             gateway.observe(ReplicaDown(backend.name, gateway.clock(), reason))
             return
+        if ailment is not None:
+            return  # not yet taken to be down
         if self._looks_until_description <= 0 or backend.name in gateway.suspects:
             gateway.suspects.discard(backend.name)
             await self._describe()
@@ -165,18 +185,19 @@ class _Watch:
             self._gateway.observe(CacheReset(self._backend.name, self._gateway.clock()))
         self._resets = report.cache_resets_total
 
-    async def _ailment(self) -> str | None:
-        """Why the replica is unusable, in a few words; None when it is well."""
+    async def _ailment(self) -> _Ailment | None:
+        """Why the replica is unusable; None when it is well."""
         path = self._backend.dialect.health_path
         try:
             response = await self._get(path)
         except httpx.TimeoutException:
-            return f"GET {path} was not answered in time"
+            return _Ailment(f"GET {path} was not answered in time")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return f"GET {path} failed: {error or type(error).__name__}"
+            certain = isinstance(error, httpx.ConnectError)
+            return _Ailment(f"GET {path} failed: {error or type(error).__name__}", certain)
         if response.status_code in (401, 403):
-            return f"GET {path} answered {response.status_code}: set api_key_env for this pool"
-        return None if response.status_code == 200 else f"GET {path} answered {response.status_code}"
+            return _Ailment(f"GET {path} answered {response.status_code}: set api_key_env for this pool", certain=True)
+        return None if response.status_code == 200 else _Ailment(f"GET {path} answered {response.status_code}")
 
     async def _pages(self, paths: Sequence[str]) -> dict[str, bytes]:
         pages = {}

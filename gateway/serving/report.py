@@ -24,6 +24,7 @@ from gateway.serving.process_figures import (
     own_figures,
 )
 from gateway.serving.sharing.status import SharingStatus, merged_status
+from gateway.serving.tenant_figures import TenantView, merged_tenants, tenant_views
 from gateway.serving.tokenise.counts import TokenCounts
 
 
@@ -61,6 +62,7 @@ class Report(msgspec.Struct, frozen=True):
     usable: dict[str, bool]
     workers: tuple[WorkerView, ...]
     sharing: SharingStatus = SharingStatus()
+    tenants: tuple[TenantView, ...] = ()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -80,6 +82,7 @@ class Report(msgspec.Struct, frozen=True):
             usable={},
             workers=(),
             sharing=self.sharing.counted(),
+            tenants=tuple(one.counted() for one in self.tenants),
         )
 
 
@@ -114,6 +117,7 @@ def own_report(gateway: Gateway) -> Report:
         usable=gateway.router.usable_models(),
         workers=(worker,),
         sharing=SharingStatus() if gateway.sharer is None else gateway.sharer.status,
+        tenants=() if gateway.tenancy is None else tenant_views(gateway.tenancy),
     )
 
 
@@ -137,6 +141,7 @@ def merged_reports(reports: Sequence[Report]) -> Report:
         },
         workers=tuple(sorted((row for one in reports for row in one.workers), key=lambda row: row.number)),
         sharing=merged_status([one.sharing for one in reports]),
+        tenants=merged_tenants([one.tenants for one in reports]),
     )
 
 

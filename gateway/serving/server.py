@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
@@ -13,6 +14,7 @@ import uvicorn
 
 from gateway.config import Config, ConfigSource
 from gateway.serving import admin, listening, main_app
+from gateway.serving.admin_guard import configured_guard
 from gateway.serving.discovery.finder import Discovery
 from gateway.serving.framework import framework
 from gateway.serving.front.connection import LINGER_S, ClientConnection
@@ -25,6 +27,7 @@ from gateway.serving.membership.reload import Reloading
 from gateway.serving.polling import Poller
 from gateway.serving.sharing.channel import Channel
 from gateway.serving.sharing.configured import configured_channel
+from gateway.serving.tls import server_context
 from gateway.serving.warming.warmer import Warmer
 from gateway.serving.workers.siblings import Siblings
 
@@ -139,15 +142,18 @@ async def running(
     channel = channel or configured_channel(config)
     plan = plan or first_plan(config)
     gateway = Gateway(config, seed=seed, journal=open_journal(config), siblings=siblings, plan=plan)
-    host, sockets = config.server.host, sockets or listening.open_ports(config.server)
+    tls = server_context(config.server)
+    guard = configured_guard(config.server)
+    sockets = sockets or listening.open_ports(config.server)
     if len(sockets) == 1:
-        ports: list[FrameworkPort] = [MainPort(gateway, framework(gateway, main_app.routes, admin.routes))]
+        app = framework(gateway, main_app.routes, admin.routes)
+        ports: list[FrameworkPort] = [MainPort(gateway, app, guard, has_admin=True)]
     else:
         ports = [
             MainPort(gateway, framework(gateway, main_app.routes)),
-            FrameworkPort(gateway, framework(gateway, admin.routes)),
+            FrameworkPort(gateway, framework(gateway, admin.routes), guard),
         ]
-    servers = [_server(port) for port in ports]
+    servers = [_server(port, tls) for port in ports]
     poller = Poller(gateway)
     membership = Membership(gateway, poller, plan, ports)
     reloading = Reloading(gateway, membership, source)
@@ -163,7 +169,7 @@ async def running(
         asyncio.create_task(server.serve(sockets=[listener])) for server, listener in zip(servers, sockets, strict=True)
     ]
     run = RunningGateway(gateway, servers, ports, membership, reloading, warmer)
-    run.url, run.admin_url = listening.url(host, sockets[0]), listening.url(host, sockets[-1])
+    run.url, run.admin_url = [listening.url(config.server, one) for one in (sockets[0], sockets[-1])]
     try:
         while not all(server.started for server in servers):  # noqa: ASYNC110 - uvicorn has a flag, no event
             await asyncio.sleep(0.005)
@@ -198,18 +204,19 @@ async def serve_until_signalled(
         await stop.wait()
 
 
-def _server(port: FrameworkPort) -> _Server:
-    return _Server(
-        uvicorn.Config(
-            port.app,
-            http=partial(ClientConnection, port),  # type: ignore[arg-type]  # whatever makes a protocol will do
-            ws="none",
-            loop="none",
-            lifespan="off",
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            backlog=BACKLOG,
-        )
+def _server(port: FrameworkPort, tls: ssl.SSLContext | None) -> _Server:
+    config = uvicorn.Config(
+        port.app,
+        http=partial(ClientConnection, port),  # type: ignore[arg-type]  # whatever makes a protocol will do
+        ws="none",
+        loop="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
     )
+    config.load()
+    config.ssl = tls  # uvicorn's own would be made of its defaults
+    return _Server(config)

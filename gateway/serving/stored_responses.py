@@ -6,11 +6,15 @@ from urllib.parse import quote
 from gateway.errors import GatewayError, Origin, bad_request
 from gateway.routing.facts import ResponseStored
 from gateway.serving import headers as header_rules
+from gateway.serving.access import owned
 from gateway.serving.engine_client import EngineGoneError, EngineResponse
+from gateway.serving.failure import AttemptLostError, client_error, lost, passable
 from gateway.serving.front.answer import Answer
 from gateway.serving.front.request import HttpRequest
 from gateway.serving.gateway import Backend, Gateway
-from gateway.serving.relay import lost
+from gateway.serving.relay import read_error
+from gateway.tenancy.tenant import Tenant
+from gateway.wire.request import Endpoint
 
 _RESPONSES: Final = "/v1/responses/"
 
@@ -28,8 +32,13 @@ async def serve_stored(gateway: Gateway, response_id: str, request: HttpRequest,
     """`GET|DELETE /v1/responses/{id}` and `POST /v1/responses/{id}/cancel`."""
     request_id = header_rules.request_id(request.fields)
     try:
-        backend = await _holder(gateway, response_id)
+        backend = await _holder(gateway, request.tenant, response_id)
         response = await _send(gateway, backend, request)
+        if response.status >= 400:
+            failure = await _failure(backend, response)
+            headers = header_rules.for_client([(b"content-type", b"application/json")], request_id, None)
+            answer.error(client_error(failure, Endpoint.RESPONSES, backend.pool), headers, passable(failure))
+            return
     except GatewayError as error:
         answer.error(error, header_rules.for_client([(b"content-type", b"application/json")], request_id, None))
         return
@@ -46,12 +55,15 @@ async def serve_stored(gateway: Gateway, response_id: str, request: HttpRequest,
     answer.end()
 
 
-async def _holder(gateway: Gateway, response_id: str) -> Backend:
-    """The replica that holds the response: as remembered, else as the replicas say when asked one by one."""
-    known = gateway.router.holder(response_id)
+async def _holder(gateway: Gateway, tenant: Tenant | None, response_id: str) -> Backend:
+    """The replica that holds the response: as remembered, else as the replicas say when asked one by one.
+
+    They cannot say whose it is: where there are tenants, what is not remembered is nobody's.
+    """
+    known = gateway.router.holder(owned(tenant, response_id))
     if known is not None:
         return gateway.backends[known]
-    for backend in list(gateway.backends.values()):  # some may come or go meanwhile
+    for backend in list(gateway.backends.values()) if tenant is None else ():  # some may come or go meanwhile
         try:
             response = await gateway.engines.send(
                 backend.url, "GET", f"/v1/responses/{quote(response_id, safe='')}", list(backend.credentials)
@@ -62,7 +74,12 @@ async def _holder(gateway: Gateway, response_id: str) -> Backend:
         if response.status == 200:
             gateway.observe(ResponseStored(backend.name, gateway.clock(), response_id))
             return backend
-    raise bad_request(f"no replica holds the response `{response_id}`", "response_id", "response_not_found", 404)
+    raise unknown_response(response_id)
+
+
+def unknown_response(response_id: str) -> GatewayError:
+    """What is said of a response that is not here, or not of whoever asks."""
+    return bad_request(f"no replica holds the response `{response_id}`", "response_id", "response_not_found", 404)
 
 
 async def _send(gateway: Gateway, backend: Backend, request: HttpRequest) -> EngineResponse:
@@ -72,6 +89,15 @@ async def _send(gateway: Gateway, backend: Backend, request: HttpRequest) -> Eng
         return await gateway.engines.send(backend.url, request.method, target.decode("latin-1"), sent)
     except EngineGoneError as error:
         raise _broken(backend, error) from error
+
+
+async def _failure(backend: Backend, response: EngineResponse) -> AttemptLostError:
+    try:
+        return await read_error(response, backend.dialect, backend.credentials)
+    except EngineGoneError as error:
+        raise _broken(backend, error) from error
+    finally:
+        response.close()
 
 
 def _broken(backend: Backend, error: EngineGoneError) -> GatewayError:

@@ -24,6 +24,7 @@ from gateway.routing.facts import (
 )
 from gateway.routing.fleet import PoolSpec, ReplicaSpec
 from gateway.routing.holding import DEFAULT_HOLD_MS
+from gateway.routing.queue_limits import UNLIMITED, QueueLimits
 from gateway.routing.router import Router
 from gateway.simulation.chooser import Asked, Ended, Placement
 from gateway.simulation.fleet import SimulatedReplica
@@ -50,12 +51,13 @@ class RoutedChooser:
         *,
         events: bool,
         hold_ms: float = DEFAULT_HOLD_MS,
+        queue: QueueLimits = UNLIMITED,
     ) -> None:
         self._fleet = fleet
         self._events = events
         self._slots = {replica.name: slot for slot, replica in enumerate(fleet)}
         self._form = ChainForm(fleet[0].limits.block_tokens, _ENCODING)
-        self.router = Router(_pools(fleet), policy=policy, rng=Random(seed), hold_ms=hold_ms)
+        self.router = Router(_pools(fleet), policy=policy, rng=Random(seed), hold_ms=hold_ms, queue=queue)
         self._tickets: dict[int, int] = {}
         self._held: dict[int, RouteRequest] = {}
         self._placements: list[Placement] = []

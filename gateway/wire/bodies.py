@@ -10,6 +10,7 @@ from msgspec import Raw
 from gateway.errors import bad_request
 from gateway.wire import canonical
 from gateway.wire.canonical import CanonicalPrompt
+from gateway.wire.sampling import Obstacle, Sampling
 
 Content = str | list[str | dict[str, Any]] | None
 Prompt = str | list[str | int | list[int] | dict[str, Any]] | None
@@ -17,7 +18,7 @@ Prompt = str | list[str | int | list[int] | dict[str, Any]] | None
 _BILLING_LINE = "x-anthropic-billing-header"
 
 
-class Body(msgspec.Struct, kw_only=True):
+class Body(Sampling, kw_only=True):
     """What endpoints share. A field of type Any may hold anything: what we cannot read, an engine may."""
 
     model: str | None = None
@@ -176,6 +177,15 @@ class Chat(Body, kw_only=True):
         """`max_completion_tokens`, or the older `max_tokens`."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
+    def obstacle(self) -> Obstacle | None:
+        """Two messages of the assistant in a row are more than templates can be relied on to render."""
+        last = self.messages[-1]
+        if self.echo or (last.role == "assistant" and not self.continue_final_message):
+            return Obstacle.PROMPT
+        if self.continue_final_message and not isinstance(last.content, str):
+            return Obstacle.PROMPT
+        return super().obstacle()
+
 
 class Completion(Body, kw_only=True):
     """`/v1/completions`."""
@@ -189,6 +199,12 @@ class Completion(Body, kw_only=True):
         if self.prompt_ is None and self.prompt_embeds is not None:
             return self._named(canonical.digest(self.prompt_embeds), ("prompt", "embeds"))
         return self._prompted("prompt", self.prompt_)
+
+    def obstacle(self) -> Obstacle | None:
+        """Only a text can be added to."""
+        if not isinstance(self.prompt_, str):
+            return Obstacle.PROMPT
+        return Obstacle.NO_LIMIT if self.max_tokens is None else super().obstacle()
 
 
 class Responses(Body, kw_only=True):

@@ -56,6 +56,10 @@ class CanonicalPrompt(msgspec.Struct, frozen=True, gc=False):
     namespace: bytes
     text: bytes
 
+    def salted(self, salt: str) -> "CanonicalPrompt":
+        """The prompt in a cache of its own."""
+        return CanonicalPrompt(self.namespace + FIELD + b"salt" + VALUE + salt.encode(), self.text)
+
 
 def namespace(fields: Iterable[tuple[str, object]]) -> bytes:
     """The fields that are set, as unambiguous bytes; None and empty containers are not set."""

@@ -11,6 +11,7 @@ import msgspec
 from gateway.errors import GatewayError, bad_request
 from gateway.wire import bodies
 from gateway.wire.canonical import CanonicalPrompt
+from gateway.wire.sampling import Obstacle
 
 
 class Endpoint(StrEnum):
@@ -31,6 +32,7 @@ class Endpoint(StrEnum):
         return self in _GENERATING
 
 
+_CONTINUABLE: Final = frozenset((Endpoint.CHAT, Endpoint.COMPLETIONS))
 _GENERATING: Final = frozenset((Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES))
 
 
@@ -41,7 +43,8 @@ class InferenceRequest(msgspec.Struct):
     completions that did not ask for usage: we must ask, and strip the frame. `session` is what the client
     calls its conversation or its user. `names_request`: the body carries a request id of its own. `salt` is what
     gives the prompt a cache of its own by its client's wish, `adapter` what the body names beside the model.
-    `prompt` becomes None when it has been hashed: it is long, and streams are.
+    `prompt` becomes None when it has been hashed: it is long, and streams are. `obstacle` is why a stream of it could
+    not go on at another engine, None where it could.
     """
 
     endpoint: Endpoint
@@ -55,6 +58,7 @@ class InferenceRequest(msgspec.Struct):
     names_request: bool = False
     salt: str | None = None
     adapter: str | None = None
+    obstacle: Obstacle | None = Obstacle.ENDPOINT
 
 
 _DECODERS: Final[Mapping[Endpoint, msgspec.json.Decoder[bodies.Body]]] = {
@@ -90,6 +94,7 @@ def parse(endpoint: Endpoint, body: bytes) -> InferenceRequest:
             read.rid is not None or read.request_id is not None,
             read.salt(),
             None if read.lora_path is None else str(read.lora_path),
+            read.obstacle() if read.stream and endpoint in _CONTINUABLE else Obstacle.ENDPOINT,
         )
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from None

@@ -39,12 +39,16 @@ class _Frame(msgspec.Struct):
 _FRAME: Final = msgspec.json.Decoder(_Frame)
 
 
+class GarbledError(Exception):
+    """A frame begins as JSON and is none: the engine has broken. The message is one sentence."""
+
+
 class StreamWatcher:
-    """Reads a copy of an SSE stream as its bytes pass.
+    """Reads a copy of an SSE stream as its bytes pass. Raises GarbledError.
 
     `feed` and `finish` return what the client gets: the same bytes, but with `strip_usage` the usage frame
-    that we asked for is taken out, and a frame is held until it is complete. Of a frame over `frame_limit`
-    bytes only the beginning is read; it is never held nor taken out.
+    that we asked for is taken out. With that or `whole_frames` a frame is held until it is complete, but not one over
+    `frame_limit` bytes: of that only the beginning is read, and it is never taken out.
     """
 
     __slots__ = (
@@ -56,6 +60,7 @@ class StreamWatcher:
         "_start",
         "_strip_usage",
         "_usage",
+        "_whole_frames",
         "aborted_empty",
         "content_frames",
         "done",
@@ -64,7 +69,9 @@ class StreamWatcher:
         "response_id",
     )
 
-    def __init__(self, endpoint: Endpoint, *, strip_usage: bool, frame_limit: int = FRAME_LIMIT) -> None:
+    def __init__(
+        self, endpoint: Endpoint, *, strip_usage: bool, whole_frames: bool = False, frame_limit: int = FRAME_LIMIT
+    ) -> None:
         self.first_token = False
         """Whether a content frame has passed; errors, comments, usage and an empty abort are none."""
         self.content_frames = 0
@@ -79,6 +86,7 @@ class StreamWatcher:
         """The id of a Responses object."""
         self._endpoint = endpoint
         self._strip_usage = strip_usage
+        self._whole_frames = strip_usage or whole_frames
         self._frame_limit = frame_limit
         self._cutter = FrameCutter(frame_limit)
         self._silent = True  # no text so far, at most a frame with the role
@@ -102,15 +110,24 @@ class StreamWatcher:
             and len(chunk) <= self._frame_limit
         ):  # one whole frame, as engines send them
             plain = chunk.startswith(b"data: ") and chunk.find(b"\n") == len(chunk) - 2
-            ours = self._observe(self, chunk[6:] if plain else payload(chunk))
+            data = chunk[6:] if plain else payload(chunk)
+            if chunk[-3:-2] != b"}":
+                _refuse_garbled(data)
+            ours = self._observe(self, data)
             return b"" if ours and self._strip_usage else chunk
-        passed = [piece for piece, frame in self._cutter.cut(chunk) if not self._is_ours(piece, frame)]
-        return b"".join(passed) if self._strip_usage else chunk
+        passed = []
+        for piece, frame in self._cutter.cut(chunk):
+            if frame and piece == frame:
+                _refuse_garbled(payload(frame))
+            if not self._is_ours(piece, frame) or not self._strip_usage:
+                passed.append(piece)
+        return b"".join(passed) if self._whole_frames else chunk
 
     def finish(self) -> bytes:
         """The stream has ended; what was still held for the client."""
         piece, frame = self._cutter.rest()
-        return b"" if self._is_ours(piece, frame) or not self._strip_usage else piece
+        ours = self._is_ours(piece, frame) and self._strip_usage
+        return b"" if ours or not self._whole_frames else piece
 
     @property
     def usage(self) -> Usage | None:
@@ -216,6 +233,12 @@ class StreamWatcher:
         if self.error is None:
             self.error = data.strip()
         return True
+
+
+def _refuse_garbled(data: bytes) -> None:
+    """Raise GarbledError for what begins as an object and does not end as one."""
+    if data[:1] == b"{" and not data.rstrip().endswith(b"}"):
+        raise GarbledError("the engine sent a frame that is not JSON")
 
 
 def _read(data: bytes) -> _Frame:

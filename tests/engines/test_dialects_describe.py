@@ -72,6 +72,7 @@ def test_recorded_sglang() -> None:
         kv_capacity_tokens=309900,
         exposes_metrics=True,
         publishes_events=True,
+        max_running_requests=4096,
     )
     body = page("sglang-0.5.16", "server_info.completed.json")
     assert SGLANG.describe({"/server_info": body}) == expected

@@ -30,6 +30,7 @@ def test_vllm_0_25_page() -> None:
         cached_tokens_total=100352,
         finished_requests_total=34,
         cache_resets_total=0,
+        preemptions_total=0,
         started_at=1795484324.53,
     )
 
@@ -45,6 +46,7 @@ def test_vllm_0_32_page() -> None:
         cached_tokens_total=5376,
         finished_requests_total=10,
         cache_resets_total=0,
+        preemptions_total=0,
         started_at=1795480113.6,
     )
 

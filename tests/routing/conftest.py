@@ -17,11 +17,13 @@ from gateway.routing.facts import (
     CacheLost,
     CacheReset,
     CacheSynced,
+    Cause,
     Dispatched,
     Finished,
     FirstToken,
     LoadReported,
     Outcome,
+    ReplicaBusy,
     ReplicaDown,
     ReplicaRestarted,
     ReplicaUp,
@@ -158,8 +160,11 @@ class Driver:
     ) -> None:
         self.router.observe(Finished(decision.ticket, self.now, outcome, usage, content_frames, timing))
 
-    def fail(self, decision: Decision) -> None:
-        self.router.observe(AttemptFailed(decision.ticket, self.now))
+    def fail(self, decision: Decision, cause: Cause = Cause.ENGINE) -> None:
+        self.router.observe(AttemptFailed(decision.ticket, self.now, cause))
+
+    def busy(self, replica: str, retry_after_s: float | None = None) -> None:
+        self.router.observe(ReplicaBusy(replica, self.now, retry_after_s))
 
     def serve(self, text: str, after_ms: float = 50.0, usage: Usage | None = None, **more: object) -> Decision:
         """One whole request: routed, first token after so long, completed."""

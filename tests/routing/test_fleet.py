@@ -13,6 +13,7 @@ from gateway.routing.calibration import Overlap
 from gateway.routing.chain import PrefixChain
 from gateway.routing.curves import PrefillCurve
 from gateway.routing.fleet import Booking, Fleet, Pool, PoolSpec, Replica, ReplicaSpec
+from gateway.routing.health import Health, HealthRules
 
 
 def cache() -> CacheView:
@@ -22,7 +23,7 @@ def cache() -> CacheView:
 def replica() -> Replica:
     spec = ReplicaSpec("r", "http://r")
     curves = (PrefillCurve(), PrefillCurve(), PrefillCurve())
-    return Replica(spec, Pool(PoolSpec("p", "m", (spec,))), cache(), curves)
+    return Replica(spec, Pool(PoolSpec("p", "m", (spec,))), cache(), curves, Health(HealthRules()))
 
 
 def book(queue: Replica, ticket: int, now: float, prefill_ms: float, *, streams: bool = True) -> Booking:
@@ -200,7 +201,7 @@ def test_the_wait_is_never_negative_nor_more_than_all_that_is_booked(events: lis
 
 
 def test_the_fleet_lists_every_model_with_its_replicas_in_order() -> None:
-    fleet = Fleet()
+    fleet = Fleet(HealthRules())
     named = fleet.add_pool(PoolSpec("named", "m", ()))
     open_pool = fleet.add_pool(PoolSpec("open", None, ()))
     fleet.add_replica(named, ReplicaSpec("a", "http://a"), cache())

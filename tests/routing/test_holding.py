@@ -7,13 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.routing.decision import Decision, Held, Rejection, RejectionReason
+from gateway.routing.chain import PrefixChain
+from gateway.routing.decision import Decision, Held, Rejection, RejectionReason, RouteRequest
 from gateway.routing.facts import Withdrawn
-from gateway.routing.holding import DEFAULT_HOLD_MS, LOOK_S, RELOOK_S, HeldRequests
+from gateway.routing.holding import DEFAULT_HOLD_MS, LOOK_S, RELOOK_S, HeldRequest, HeldRequests
 from gateway.routing.policies import HOLDING, POLICIES
 from gateway.routing.router import LOOKS
 
 HOLD_MS = 600.0
+REQUEST = RouteRequest("a", "m", PrefixChain(), True, 0.0)
 PRIOR_MS, MS_PER_BYTE = 17.0, 547 / 8192 / 4
 
 
@@ -191,7 +193,7 @@ def test_the_time_waited_counts_against_the_work(start):
     driver.first_token(busy, 3000)
     assert list(driver.release()) == [short.ticket, long.ticket]
     assert driver.router.holds == 1
-    assert list(driver.router._held._held) == [shorter.ticket]
+    assert [one.ticket for one in driver.router._queue.held] == [shorter.ticket]
 
 
 @given(st.lists(st.tuples(st.floats(0, 5000), st.floats(0, 10)), max_size=12), st.floats(0, 100))
@@ -199,19 +201,10 @@ def test_the_order_is_that_of_work_less_time_waited_whenever_it_is_asked(waiting
     held = HeldRequests()
     now = 10.0 + later
     for ticket, (work_ms, since) in enumerate(waiting):
-        held.add(ticket, None, Best(work_ms), since)
-    turns = [one.work_ms - 1000 * (now - one.since) for one in held.by_turn()]
+        held.add(HeldRequest(ticket, REQUEST, "m", since, 0, work_ms, since))
+    turns = [one.work_ms - 1000 * (now - one.since) for one in held.by_turn(lambda _: True)]
     assert turns == pytest.approx(sorted(turns), abs=1e-6)
     assert len(held) == len(turns) == len(waiting)
-
-
-class Best:
-    """What holding looks at of a candidate."""
-
-    slot = 0
-
-    def __init__(self, prefill_ms):
-        self.prefill_ms = prefill_ms
 
 
 def test_so_many_are_looked_at_in_one_go(start):
@@ -267,7 +260,7 @@ def test_it_is_asked_again_only_so_often(start):
     looked = [driver.now]
     for _ in range(100):
         driver.release()
-        looked.append(driver.router._held._held[held.ticket].looked_at)
+        looked.append(driver.router._queue.held.get(held.ticket).looked_at)
         driver.now += 0.01
     gaps = [later - sooner for sooner, later in pairwise(sorted(set(looked)))]
     assert len(gaps) == 3

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from engines.reports import Usage
 from gateway.routing.facts import Outcome, Refused
 from gateway.routing.fleet import Fleet, PoolSpec, ReplicaSpec
+from gateway.routing.health import HealthRules
 from gateway.routing.index import PrefixIndex
 from gateway.routing.merging import KEPT, Share, merged
+from gateway.routing.queue_view import QueueView
 from gateway.routing.router import Router
 from gateway.routing.scoreboard import RECENT_TTFTS, Scoreboard
 from gateway.routing.snapshot import SHOWN, take_snapshot
@@ -73,7 +75,7 @@ def count_in(board: Scoreboard, request: Request, at: float) -> None:
 
 
 def share_of(board: Scoreboard) -> Share:
-    snapshot = take_snapshot("ttft", 0, Fleet(), PrefixIndex(), board, 0.0, KEPT)
+    snapshot = take_snapshot("ttft", 0, QueueView(), Fleet(HealthRules()), PrefixIndex(), board, 0.0, KEPT)
     return Share(snapshot, tuple(tuple(series.recent_ttfts) for series in board.series.values()))
 
 

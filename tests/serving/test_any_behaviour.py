@@ -44,6 +44,7 @@ def scripts() -> dict[str, Answer]:
         "whole": whole(),
         "stream": stream(frame("a"), b": comment\n\n", frame("b"), usage_frame(9, 4), DONE),
         "stream-in-bits": stream(*[bytes([byte]) for byte in frame("a") + usage_frame(9, None) + DONE]),
+        "stream-breaks-at-a-frame": stream(frame("a"), frame("b"), complete=False),
         "stream-breaks-off": stream(frame("a"), frame("b")[:9], complete=False),
         "stream-without-done": stream(frame("a")),
         "stream-with-error": stream(frame("a"), ERROR, DONE),
@@ -84,8 +85,9 @@ Ask = tuple[bool, list[str], str, str | None]
 class World:
     """A gateway over three engines that do with each attempt what the request's `x-script` says."""
 
-    def __init__(self, runner: asyncio.Runner) -> None:
+    def __init__(self, runner: asyncio.Runner, retry: dict[str, float]) -> None:
         self.runner = runner
+        self.retry = retry
         self.sent = 0
         self.stack = AsyncExitStack()
         self.run: RunningGateway
@@ -100,23 +102,46 @@ class World:
             {"name": "s", "engine": "sglang", "replicas": [c.url], "model": "m"},
         ]
         # Long enough for a slow machine, short enough for a stall in every other example.
-        limits = {"first_byte_s": 0.15, "idle_s": 0.15}
-        polling = {"interval_s": 0.05}
+        limits = {"first_byte_s": 0.15, "first_token_s": 0.15, "idle_s": 0.15}
+        polling, queue = {"interval_s": 0.05}, {"interactive_deadline_s": 0.2}
         self.run = await self.stack.enter_async_context(
-            gateway_of(pools, timeouts=limits, polling=polling, limit_s=None)
+            gateway_of(pools, timeouts=limits, polling=polling, queue=queue, retry=self.retry, limit_s=None)
         )
 
     async def answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        if request.target == "/tokenize":
+            await tokenised(request, writer)
+            return
         script = request.headers["x-script"].split(",")
         number = request.headers["x-number"]
         attempt = self._attempts[number] = self._attempts.get(number, -1) + 1
         await self._scripts[script[min(attempt, len(script) - 1)]](request, writer)
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
+async def tokenised(request: Request, writer: asyncio.StreamWriter) -> None:
+    """As by a template that lets an answer be gone on with."""
+    body = json.loads(request.body)
+    if "prompt" in body:
+        ids = list(body["prompt"].encode())
+    else:
+        ended = len(body["messages"]) > 1 and not body["continue_final_message"]
+        ids = [1, *range(len(body["messages"])), *([9] if ended else [])]
+    await whole(json.dumps({"tokens": ids, "count": len(ids)}).encode())(request, writer)
+
+
+WORLDS = {
+    "retries": {"continue_streams": False},
+    "continues": {"budget_share": 1.0},
+    "has no budget": {"budget_share": 0.0, "budget_floor_per_s": 0.0},
+    "hedges": {"hedge_after": 1e-6, "hedge_floor_s": 0.03, "hedge_share": 1.0, "budget_share": 1.0},
+    "waits": {"wait_s": 0.3, "budget_share": 1.0},
+}
+
+
+@pytest.fixture(scope="module", params=WORLDS)
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        made = World(runner)
+        made = World(runner, WORLDS[request.param])
         runner.run(made.start())
         yield made
         runner.run(made.stack.aclose())
@@ -171,6 +196,8 @@ async def check(http: RawClient, status: int, head: dict[str, str], streams: boo
         last = body.removesuffix(b"\n\n").rpartition(b"\n\n")[2]
         assert last == b"data: [DONE]" or json.loads(last.removeprefix(b"data: "))["error"]
         assert body.count(b"[DONE]") + body.count(b'"error"') >= 1
+        ids = {json.loads(line[6:]).get("id") for line in body.split(b"\n") if line.startswith(b'data: {"id"')}
+        assert len(ids) <= 1
         assert not (streams and b'"usage": {' in body)
 
 

@@ -1,9 +1,10 @@
 """Which headers cross the gateway, who is said to have answered, and what pins and sessions do."""
 
 import asyncio
+import json
 
 import pytest
-from fake_engine import COMPLETION, fake_engine, held_stream, whole
+from fake_engine import COMPLETION, DONE, fake_engine, frame, held_stream, stream, usage_frame, whole
 from gateways import chat, chat_bytes, client, gateway_of, gateway_over, nothing_is_booked, openai_error, post
 from raw_client import raw_client
 
@@ -12,6 +13,8 @@ SECRETS = {
     "proxy-authorization": "Basic client-secret",
     "cookie": "session=client-secret",
     "x-api-key": "client-secret",
+    "api-key": "client-secret",
+    "cookie2": "client-secret",
 }
 
 
@@ -102,6 +105,88 @@ async def test_headers_that_are_about_the_connection_or_for_us_stay_here() -> No
     assert not set(ours) & set(request.headers)
     assert request.headers["host"] == engine.url.removeprefix("http://")
     assert request.head.lower().count(b"content-length") == request.head.lower().count(b"\nhost:") == 1
+
+
+async def test_where_the_client_sits_is_not_passed_on_nor_what_it_named_as_for_us_alone() -> None:
+    where = {
+        "forwarded": "for=10.1.2.3",
+        "via": "1.1 proxy",
+        "x-forwarded-for": "10.1.2.3",
+        "x-forwarded-host": "inside",
+        "x-forwarded-proto": "https",
+        "x-real-ip": "10.1.2.3",
+    }
+    engines = {"x-override-rid": "another's"}
+    named = {"connection": "close, X-Hop,x-other , content-length, authorization", "x-hop": "1", "X-Other": "2"}
+    async with fake_engine() as engine, gateway_over(engine.url) as run:
+        assert (await post(run, chat(), headers=where | engines | named | {"x-kept": "3"})).status_code == 200
+    [request] = engine.requests
+    assert not ({*where, *engines, "x-hop", "x-other", "connection"}) & set(request.headers)
+    assert request.headers["x-kept"] == "3"
+    assert json.loads(request.body) == chat()
+
+
+async def test_what_an_engine_says_of_itself_or_for_us_is_not_passed_on() -> None:
+    said = {
+        "set-cookie": "a=b",
+        "set-cookie2": "a=b",
+        "server": "uvicorn",
+        "x-powered-by": "x",
+        "www-authenticate": "Bearer",
+        "authentication-info": "x",
+        "authorization": "Bearer engine-secret",
+        "alt-svc": "h3",
+        "strict-transport-security": "max-age=1",
+        "keep-alive": "timeout=5",
+        "proxy-authenticate": "Basic",
+        "x-prefixgate-pool": "forged",
+        "x-prefixgate-arm": "forged",
+        "x-ratelimit-remaining-requests": "9",
+        "X-PrefixGate-Anything": "forged",
+    }
+    extra = "".join(f"{name}: {value}\r\n" for name, value in said.items()) + "x-kept: 1\r\n"
+    for answer_with in (whole(extra=extra), stream(frame("a"), usage_frame(3, 0), DONE, extra=extra)):
+        async with fake_engine(answer_with) as engine, gateway_over(engine.url) as run:
+            answer = await post(run, chat(stream=True))
+        assert answer.status_code == 200
+        assert answer.headers["x-kept"] == "1"
+        ours = {"x-prefixgate-pool"}
+        assert not ({name.lower() for name in said} - ours) & set(answer.headers)
+        assert answer.headers.get_list("x-prefixgate-pool") == ["p"]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 429, 500, 503])
+async def test_an_error_that_quotes_the_pools_key_is_passed_on_without_it(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGINE_KEY", "engine-secret")
+    quoting = b'{"error":{"message":"no such thing, Bearer engine-secret","type":"x","code":"engine-secret"}}'
+    async with fake_engine(whole(quoting, status)) as engine:
+        pool = {"name": "p", "engine": "vllm", "replicas": [engine.url], "model": "m", "api_key_env": "ENGINE_KEY"}
+        async with gateway_of([pool], queue={"interactive_deadline_s": 0.5}) as run:
+            answer = await post(run, chat())
+    assert answer.status_code >= 400
+    assert engine.requests[0].headers["authorization"] == "Bearer engine-secret"
+    assert "engine-secret" not in answer.text + str(answer.headers)
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 500])
+async def test_calls_about_stored_responses_keep_credentials_apart_too(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGINE_KEY", "engine-secret")
+    quoting = b'{"error":{"message":"no such thing, Bearer engine-secret","type":"x"}}'
+    answer_with = whole(COMPLETION if status == 200 else quoting, status, extra="set-cookie: a=b\r\n")
+    async with fake_engine(whole(b'{"id":"resp_1","object":"response","output":[]}')) as engine:
+        pool = {"name": "p", "engine": "vllm", "replicas": [engine.url], "model": "m", "api_key_env": "ENGINE_KEY"}
+        async with gateway_of([pool]) as run, client(run) as http:
+            assert (await post(run, {"model": "m", "input": "x"}, "/v1/responses")).status_code == 200
+            engine.answer = answer_with
+            answer = await http.get("/v1/responses/resp_1", headers=SECRETS)
+    assert answer.status_code == (502 if status in (401, 403) else status)
+    assert "engine-secret" not in answer.text + str(answer.headers)
+    assert "set-cookie" not in answer.headers
+    assert b"client-secret" not in engine.requests[-1].head
 
 
 async def test_a_client_that_wants_its_connection_closed_gets_it_closed() -> None:

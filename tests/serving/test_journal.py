@@ -165,7 +165,11 @@ async def test_engines_that_fail_refuse_or_say_nothing(path: Path) -> None:
         stream(frame("one"), complete=False),
         silence(),
     )
-    tables: dict[str, Any] = {"timeouts": {"first_byte_s": 0.2}, "journal": {"path": str(path)}}
+    tables: dict[str, Any] = {
+        "routing": {"hold_ms": 0},
+        "timeouts": {"first_byte_s": 0.2, "first_token_s": 0.2},
+        "journal": {"path": str(path)},
+    }
     async with fake_engine(answers) as engine, gateway_over(engine.url, **tables) as run:
         for _ in range(4):
             await post(run, chat(stream=True))

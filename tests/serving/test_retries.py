@@ -1,5 +1,6 @@
 """Until the client has a byte, another replica takes over; what is nobody else's to solve is told at once."""
 
+import asyncio
 import json
 import socket
 
@@ -30,6 +31,8 @@ from gateways import (
     post,
     retries,
 )
+
+from gateway.routing.facts import ReplicaRestarted
 
 VLLM_503 = b'{"error":{"message":"The server is busy","type":"Service Unavailable","param":null,"code":503}}'
 VLLM_500 = b'{"error":{"message":"EngineCore died","type":"InternalServerError","param":null,"code":500}}'
@@ -80,6 +83,8 @@ async def test_another_replica_answers_and_without_one_the_client_is_told(stream
         ]
         async with gateway_of(pools, routing={"policy": "round-robin"}) as run:
             for name, (failing, status) in (STREAM_FAILURES if streams else FAILURES).items():
+                anew = ReplicaRestarted("both-0", run.gateway.clock())  # so that nothing is held against it
+                run.gateway.router.observe(anew)
                 before, lost, asked = outcomes(run), retries(run), len(first.requests)
                 first.answer = failing
                 for _ in range(2):
@@ -153,7 +158,8 @@ async def test_the_retries_show_in_the_metrics() -> None:
             await post(run, chat())
         async with admin(run) as http:
             page = (await http.get("/metrics")).text
-    assert f'prefixgate_retries_total{{model="m",pool="p",replica="p-0"}} {len(broken.requests)}.0' in page
+    labels = 'model="m",pool="p",reason="connection",replica="p-0"'
+    assert f"prefixgate_retries_total{{{labels}}} {len(broken.requests)}.0" in page
     assert broken.requests
 
 
@@ -216,19 +222,62 @@ async def test_an_error_page_without_end_is_not_read_to_its_end() -> None:
 
 
 @pytest.mark.parametrize("streams", [False, True])
-async def test_an_engine_that_begins_no_answer_is_not_waited_for_and_nobody_else_is_asked(streams: bool) -> None:
+async def test_engines_that_begin_no_answer_are_asked_in_turn_and_none_is_waited_for(streams: bool) -> None:
     async with (
         fake_engine(silence()) as a,
         fake_engine(silence()) as b,
-        gateway_over(a.url, b.url, timeouts={"first_byte_s": 0.2}) as run,
+        gateway_over(a.url, b.url, timeouts={"first_byte_s": 0.2, "first_token_s": 0.2}) as run,
     ):
         answer = await post(run, chat(stream=streams))
-        await (a if a.requests else b).left.wait()
+        await a.left.wait()
+        await b.left.wait()
         assert outcomes(run) == {"timed_out": 1}
         assert nothing_is_booked(run)
     assert answer.status_code == 504
     assert openai_error(answer)["type"] == "timeout_error"
-    assert len(a.requests) + len(b.requests) == 1
+    assert len(a.requests) == len(b.requests) == 1
+
+
+async def test_a_long_prompt_may_take_longer_to_its_first_token() -> None:
+    timeouts = {"first_token_s": 0.1, "first_token_s_per_1k": 1000.0}
+    async with fake_engine(silence()) as engine, gateway_over(engine.url, timeouts=timeouts) as run:
+        short = await post(run, chat("a", stream=True))
+        async with asyncio.timeout(20):
+            long = asyncio.create_task(post(run, chat("a" * 2000, stream=True)))
+            while len(engine.requests) < 2:  # noqa: ASYNC110 - the engine has no event for it
+                await asyncio.sleep(0.01)
+            assert not (await asyncio.wait([long], timeout=1.0))[0]
+            long.cancel()
+    assert short.status_code == 504
+    assert "began no answer" in openai_error(short)["message"]
+
+
+async def test_a_head_alone_is_no_beginning() -> None:
+    async def only_head(_request: object, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        await writer.drain()
+        await asyncio.sleep(60)
+
+    timeouts = {"first_token_s": 0.2}
+    async with fake_engine(only_head) as engine, gateway_over(engine.url, timeouts=timeouts) as run:
+        answer = await post(run, chat(stream=True))
+    assert answer.status_code == 504
+
+
+async def test_no_answer_may_take_longer_than_all_of_the_time() -> None:
+    async def drip(_request: object, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        for _ in range(600):
+            writer.write(http_chunk(frame("a")))
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    async with fake_engine(drip) as engine, gateway_over(engine.url, timeouts={"total_s": 0.5}) as run:
+        answer = await post(run, chat(stream=True))
+        assert outcomes(run) == {"timed_out": 1}
+    assert answer.content.startswith(frame("a"))
+    assert b'"error"' in answer.content
+    assert b"[DONE]" not in answer.content
 
 
 async def test_a_kept_connection_is_no_reason_to_wait_twice() -> None:

@@ -29,9 +29,14 @@ async def gateway_over(
 async def gateway_of(
     pools: Sequence[dict[str, Any]], *, limit_s: float | None = LIMIT_S, **tables: Any
 ) -> AsyncIterator[RunningGateway]:
-    """The pools, and further tables of the configuration; the block may take `limit_s`."""
+    """The pools, and further tables of the configuration; the block may take `limit_s`.
+
+    Requests do not wait for replicas to come back, unless a `retry` table says so.
+    """
+    tables["retry"] = {"wait_s": 0} | tables.get("retry", {})
     server = {"port": 0, "admin_port": 0} | tables.pop("server", {})
-    config = build({"pools": list(pools), "server": server, **tables})
+    log = {"requests": "none"} | tables.pop("log", {})
+    config = build({"pools": list(pools), "server": server, "log": log, **tables})
     async with asyncio.timeout(limit_s), running(config, seed=1) as run:
         yield run
 

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,8 +110,10 @@ def stop(servers: list[RealVllm]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def over(vllms: list[RealVllm], **pool: object) -> AsyncIterator[RunningGateway]:
-    """A gateway over the servers, whose caches are empty."""
+async def over(
+    vllms: list[RealVllm], tables: Mapping[str, object] | None = None, **pool: object
+) -> AsyncIterator[RunningGateway]:
+    """A gateway over the servers, whose caches are empty; `tables` are further ones of its configuration."""
     async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
         for server in vllms:
             (await client.post(server.url + "/reset_prefix_cache")).raise_for_status()
@@ -119,6 +121,7 @@ async def over(vllms: list[RealVllm], **pool: object) -> AsyncIterator[RunningGa
         {
             "server": {"port": 0, "admin_port": 0},
             "pools": [{"name": "real", "engine": "vllm", "replicas": [server.url for server in vllms], **pool}],
+            **(tables or {}),
         }
     )
     async with running(config, seed=1) as run:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
+from math import ceil
 from typing import Final, Protocol
 
 from gateway.errors import GatewayError
@@ -38,7 +39,9 @@ class Line(Protocol):
 class Answer:
     """`start`, then `write` as often as there is something, then `end`; none of them waits."""
 
-    __slots__ = ("_chunked", "_counts", "_line", "ended", "gone", "keep_alive", "on_cleared", "request", "started")
+    __slots__ = (
+        "_chunked", "_counts", "_line", "ended", "gone", "keep_alive", "more", "on_cleared", "request", "started",
+    )  # fmt: skip
 
     def __init__(self, line: Line, request: HttpRequest) -> None:
         self.gone = False
@@ -47,6 +50,8 @@ class Answer:
         self.ended = False
         self.on_cleared: Callable[[], None] | None = None
         """Called when a client that was slow has taken most of what was sent."""
+        self.more: HeaderList | None = None
+        """Headers that the answer has whatever else it has."""
         self.keep_alive = request.keep_alive
         """Whether the connection goes on after this answer."""
         self.request = request
@@ -64,6 +69,8 @@ class Answer:
         request.body = b""  # is not asked for again, and is long
         lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
         lines += [b"%b: %b" % pair for pair in headers]
+        if self.more is not None:
+            lines += [b"%b: %b" % pair for pair in self.more]
         lines.append(b"date: " + self._line.date)
         if request.method == "HEAD" or status < 200 or status in _BODILESS:
             self._counts = False
@@ -107,10 +114,12 @@ class Answer:
     def error(self, error: GatewayError, headers: HeaderList = _JSON, body: bytes | None = None) -> None:
         """Send an error in OpenAI's shape or in the words of `body`; in a stream that has begun, as its last frame."""
         if self.started:
-            self.end(error.sse_frame())
+            self.end(error.sse_frame(self.request.path))
             return
         if error.retry_after_s is not None:
-            headers = [*headers, (b"retry-after", b"%d" % max(1, round(error.retry_after_s)))]
+            headers = [*headers, (b"retry-after", b"%d" % max(1, ceil(error.retry_after_s)))]
+        if error.status == 401:
+            headers = [*headers, (b"www-authenticate", b"Bearer")]
         self.whole(error.status, headers, error.body() if body is None else body)
 
     @property

@@ -62,5 +62,5 @@ def _scope(request: HttpRequest) -> dict[str, Any]:
         "headers": request.headers,
         "client": None,
         "server": None,
-        "state": {},
+        "state": {"tenant": request.tenant},
     }

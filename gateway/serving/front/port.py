@@ -24,9 +24,12 @@ class Connection(Protocol):
 class Port:
     """Connections of one port, with their time limits; one look at all of them costs less than a timer for each."""
 
-    def __init__(self, limits: TimeoutsConfig, max_body_bytes: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, limits: TimeoutsConfig, max_body_bytes: int, clock: Callable[[], float], max_connections: int = 1 << 20
+    ) -> None:
         self.configure(limits)
         self.max_body_bytes = max_body_bytes
+        self.max_connections = max_connections
         self.clock = clock
         self.loop = asyncio.get_running_loop()
         self.leaving = False
@@ -68,6 +71,27 @@ class Port:
         """What is said of too long a body."""
         message = f"the request body is longer than {self.max_body_bytes} bytes ([server] max_body_bytes)"
         return bad_request(message, code="request_too_large", status=413)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are as many connections as there may be."""
+        return len(self._connections) >= self.max_connections
+
+    @property
+    def is_flooded(self) -> bool:
+        """Whether as many again are being told that there are too many."""
+        return len(self._connections) >= 2 * self.max_connections
+
+    def full(self) -> GatewayError:
+        """What is said to one connection too many."""
+        return GatewayError(
+            f"there are {self.max_connections} connections already ([server] max_connections)",
+            status=503,
+            origin=Origin.GATEWAY,
+            type="service_unavailable",
+            code="too_many_connections",
+            retry_after_s=1.0,
+        )
 
     def connected(self, connection: Connection) -> None:
         """A connection is open."""

@@ -1,5 +1,6 @@
 """Bytes become requests: the parser's callbacks, and what may not pass them; whoever inherits it does the I/O."""
 
+import re
 from typing import Final, NoReturn
 
 import httptools
@@ -11,8 +12,14 @@ from gateway.serving.headers import HeaderList
 
 HEAD_BYTES: Final = 64 * 1024
 """The longest head of a request."""
+HEADERS: Final = 256
+"""Header lines of a request."""
 FRAMING_RATE: Final = 16
 """Bytes of framing (chunk sizes, their extensions, trailers) that each byte of a body may cost."""
+
+
+_HOST: Final = re.compile(rb"[!$-.0-9;=A-Z_a-z~]*(?::\d*)?|\[[0-9A-Fa-f:.]+\](?::\d*)?")
+_USUAL: Final = (b"keep-alive", b"close")
 
 
 class _CutOff(Exception):  # noqa: N818 - it is thrown at the parser, which has to stop where a request is refused
@@ -23,7 +30,7 @@ class RequestReader:
     """Reads one request after the other, until one has to be cut off."""
 
     __slots__ = (
-        "_deaf", "_head_bytes", "_headers", "_parser", "_parts", "_port", "_request", "_size", "_upgrading",
+        "_deaf", "_head_bytes", "_headers", "_host", "_parser", "_parts", "_port", "_request", "_size", "_upgrading",
     )  # fmt: skip
 
     def __init__(self, port: Port) -> None:
@@ -32,6 +39,7 @@ class RequestReader:
         self._request: HttpRequest | None = None  # the one being read
         self._upgrading: HttpRequest | None = None  # one that asks for another protocol
         self._headers: HeaderList = []
+        self._host: bytes | None = None  # the last one that was a good one
         self._parts: list[bytes] = []
         self._size = 0
         self._head_bytes = 0
@@ -101,6 +109,7 @@ class RequestReader:
             request.keep_alive &= b"transfer-encoding" not in request.fields  # who sends that may mean another end
         if self._head_bytes > HEAD_BYTES and _head_size(request) > HEAD_BYTES:
             self._refuse(_head_too_long())
+        self._check_names(request)
         if b"upgrade" in request.fields and parser.should_upgrade():
             self._request, self._upgrading = None, request
             return
@@ -110,6 +119,25 @@ class RequestReader:
         self._allow(self._port.limits.client_body_s)
         if b"expect" in request.fields and not request.http_1_0:
             self._body_held_back()
+
+    def _check_names(self, request: HttpRequest) -> None:
+        """What RFC 9112 demands of `Host`, and what `Connection` says of others: those are not passed on."""
+        fields, headers = request.fields, request.headers
+        if len(headers) > HEADERS:
+            self._refuse(_too_many_headers())
+        host = fields.get(b"host")
+        if host is None:
+            if not request.http_1_0:
+                self._refuse(bad_request("a request must say its Host", code="invalid_host"))
+        elif len(fields) != len(headers) and sum(name == b"host" for name, _ in headers) > 1:
+            self._refuse(bad_request("a request must say its Host once", code="invalid_host"))
+        elif host != self._host:  # of a connection's requests, all say the same
+            if _HOST.fullmatch(host) is None:
+                self._refuse(bad_request("this is no Host", code="invalid_host"))
+            self._host = host
+        connection = fields.get(b"connection")
+        if connection is not None and connection not in _USUAL and connection.lower() not in _USUAL:
+            request.forget_hop_headers()
 
     def on_body(self, body: bytes) -> None:
         self._parts.append(body)
@@ -144,6 +172,11 @@ class RequestReader:
 
 def _head_size(request: HttpRequest) -> int:
     return len(request.target) + sum(len(name) + len(value) + 4 for name, value in request.headers)
+
+
+def _too_many_headers() -> GatewayError:
+    message = f"the request has more than {HEADERS} headers"
+    return bad_request(message, code="request_header_fields_too_large", status=431)
 
 
 def _head_too_long() -> GatewayError:

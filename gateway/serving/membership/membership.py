@@ -163,7 +163,7 @@ class Membership:
         self._poller.configure(config.polling)
         for port in self._ports:
             port.configure(config.timeouts)
-        if config.routing != before.routing:
+        if (config.routing, config.queue) != (before.routing, before.queue):
             gateway.observe(RoutingChanged(gateway.clock(), config.routing.policy, config.routing.hold_ms))
         for spec in _bare(self.plan):
             if self._pools.get(spec.name) != spec:

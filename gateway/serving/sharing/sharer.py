@@ -14,6 +14,7 @@ from gateway.routing.facts import Fact, PeerGone, PeerHeard, PeersSilent
 from gateway.routing.router import Router
 from gateway.serving.sharing.channel import START, Channel, ChannelError, Entry, Kept
 from gateway.serving.sharing.status import SharingStatus
+from gateway.tenancy.tenancy import Tenancy
 
 TELL_EVERY_S: Final = 0.02
 """Between two batches; what comes after a pause is told at once."""
@@ -36,8 +37,15 @@ class Sharer:
     """
 
     def __init__(
-        self, channel: Channel, router: Router, observe: Callable[[Fact], None], clock: Callable[[], float]
+        self,
+        channel: Channel,
+        router: Router,
+        observe: Callable[[Fact], None],
+        clock: Callable[[], float],
+        tenancy: Tenancy | None = None,
     ) -> None:
+        """`tenancy`: whose use of their limits is told too."""
+        self.tenancy = tenancy
         self._channel = channel
         self._router = router
         self._observe = observe
@@ -149,8 +157,12 @@ class Sharer:
     async def _tell_all(self) -> None:
         while (batch := self._outbox.take(self._clock())) is not None:
             await self._append(batch)
+        if self.tenancy is not None and self.tenancy.has_news:
+            await self._append(self._outbox.alive(self._clock()))
 
     async def _append(self, batch: Batch) -> None:
+        if self.tenancy is not None:
+            batch = msgspec.structs.replace(batch, uses=self.tenancy.unsaid())
         arrived = False
         try:
             await self._channel.append(batch.sender, encoded(batch))
@@ -179,6 +191,8 @@ class Sharer:
             return
         if entry.payload == _GOODBYE:
             self._observe(PeerGone(at, entry.sender))
+            if self.tenancy is not None:
+                self.tenancy.gone(entry.sender)
             return
         try:
             batch = decoded(entry.payload)
@@ -187,6 +201,8 @@ class Sharer:
             return
         self._received += len(batch.records)
         self._observe(PeerHeard(at, batch))
+        if self.tenancy is not None:
+            self.tenancy.hear(batch.sender, batch.number, batch.uses, at, self._clock())
 
     async def _keep(self) -> None:
         """Leave what is known for those who come later; one of us at a time does."""
@@ -202,6 +218,8 @@ class Sharer:
             await asyncio.sleep(ALIVE_EVERY_S)
             now = self._clock()
             self._observe(PeersSilent(now, now - SILENCE_S))
+            if self.tenancy is not None:
+                self.tenancy.lapse(now - SILENCE_S)
 
     def _say_up(self) -> None:
         if self._reason and self._sent:

@@ -1,4 +1,4 @@
-"""What differs between the workers of one gateway: their journals; pure but for the salt, which is drawn."""
+"""What differs between the workers of one gateway: their journals; pure but for the secrets, which are drawn."""
 
 import os
 import secrets
@@ -9,6 +9,7 @@ import msgspec
 from gateway.config import Config
 
 SALT_ENV: Final = "PREFIXGATE_JOURNAL_SALT"
+CACHE_SALT_ENV: Final = "PREFIXGATE_CACHE_SALT"
 
 
 def config_of(config: Config, number: int) -> Config:
@@ -25,19 +26,23 @@ def reread_by(config: Config, number: int) -> Config:
     return config_of(_salted(config), number)
 
 
-def with_drawn_salt(config: Config) -> tuple[Config, dict[str, str]]:
+def with_drawn_salts(config: Config) -> tuple[Config, dict[str, str]]:
     """The configuration of workers, and their environment: where no salt is configured they are given one.
 
-    In the journals of all workers a prompt has the same ids.
+    In the journals of all workers a prompt has the same ids, and at all of them a tenant has the same cache.
     """
-    salted = _salted(config)
-    if salted is config:
-        return config, dict(os.environ)
-    return salted, {**os.environ, SALT_ENV: secrets.token_hex(32)}
+    salted, environment = _salted(config), dict(os.environ)
+    if salted.journal != config.journal:
+        environment[SALT_ENV] = secrets.token_hex(32)
+    if salted.auth != config.auth:
+        environment[CACHE_SALT_ENV] = secrets.token_hex(32)
+    return salted, environment
 
 
 def _salted(config: Config) -> Config:
-    journal = config.journal
-    if journal.path is None or journal.salt_env is not None:
-        return config
-    return msgspec.structs.replace(config, journal=msgspec.structs.replace(journal, salt_env=SALT_ENV))
+    journal, auth = config.journal, config.auth
+    if journal.path is not None and journal.salt_env is None:
+        journal = msgspec.structs.replace(journal, salt_env=SALT_ENV)
+    if config.tenants and auth.salt_env is None:
+        auth = msgspec.structs.replace(auth, salt_env=CACHE_SALT_ENV)
+    return msgspec.structs.replace(config, journal=journal, auth=auth)

@@ -14,11 +14,14 @@ from typing import Final
 
 from gateway.config import Config, ConfigSource
 from gateway.serving import listening
+from gateway.serving.access import cache_secret
+from gateway.serving.admin_guard import configured_guard
 from gateway.serving.announcement import listening_line
 from gateway.serving.journal import open_journal
 from gateway.serving.membership.plan import PlanError, after, first_plan
 from gateway.serving.sharing.hub import Hub
-from gateway.serving.workers.assignments import config_of, with_drawn_salt
+from gateway.serving.tls import server_context
+from gateway.serving.workers.assignments import config_of, with_drawn_salts
 from gateway.serving.workers.frames import (
     Answer,
     Ask,
@@ -64,13 +67,18 @@ class _Worker:
 class Supervisor:
     """Runs `config.server.workers` workers until it is told to stop.
 
-    Raises ConfigError where the journal cannot be kept, OSError where a port is taken.
+    Raises ConfigError where the journal cannot be kept, or a secret or certificate is missing, OSError where a port is
+    taken.
     """
 
     def __init__(self, config: Config, say: Say, source: ConfigSource | None = None) -> None:
         for number in range(config.server.workers):
             open_journal(config_of(config, number))  # nothing is written yet: could it be?
-        config, self._environment = with_drawn_salt(config)
+        cache_secret(config)
+        configured_guard(config.server)
+        server_context(config.server)
+        self._notices = tuple(config.notices())
+        config, self._environment = with_drawn_salts(config)
         self._plan = first_plan(config)
         self._source = source
         self._server = config.server
@@ -215,9 +223,9 @@ class Supervisor:
         """Once, when all workers serve."""
         if self._said is None and all(worker.serves for worker in self._workers):
             self._said = said
-            host, ports = self._server.host, self._workers[0].ports
-            urls = listening.url(host, ports[0]), listening.url(host, ports[-1])
-            self._say(said, listening_line(*urls, self._plan.config.routing.policy))
+            ports, policy = self._workers[0].ports, self._plan.config.routing.policy
+            urls = listening.url(self._server, ports[0]), listening.url(self._server, ports[-1])
+            self._say(list(dict.fromkeys((*self._notices, *said))), listening_line(*urls, policy))
 
     async def _missed(self, worker: _Worker, why: str) -> None:
         """Say what became of a process, and wait a little where it never served."""

@@ -4,7 +4,6 @@ FD is its end of the line to the parent. When the parent is gone, so is the reas
 """
 
 import asyncio
-import logging
 import signal
 import socket
 import sys
@@ -14,6 +13,7 @@ from gateway.config import ConfigError
 from gateway.serving.announcement import notes
 from gateway.serving.event_loop import new_event_loop
 from gateway.serving.membership.plan import Plan
+from gateway.serving.messages import say_on_stderr
 from gateway.serving.server import running
 from gateway.serving.sharing.embedded import EmbeddedChannel
 from gateway.serving.whole import own_answer
@@ -26,8 +26,7 @@ async def _work(end: socket.socket) -> int:
     assignment = await line.receive()
     if not isinstance(assignment, Assignment):
         return 0  # the parent is gone
-    name = f"worker-{assignment.number}"
-    logging.basicConfig(format=f"%(asctime)s %(levelname)s %(name)s {name} %(message)s", level=logging.WARNING)
+    say_on_stderr(assignment.config.log.format, f"worker-{assignment.number}")
     try:
         await _serve(assignment, line)
     except ConfigError as error:

@@ -18,7 +18,7 @@ from engines.simulated.asks import (
     render_body,
 )
 from engines.simulated.refusals import Refusal
-from engines.simulated.rendering import render_chat
+from engines.simulated.rendering import render_begun, render_chat
 from engines.simulated.replies import Reply, Tool, Wish, plan_reply
 
 RULES = ReadingRules()
@@ -283,3 +283,58 @@ def test_whatever_is_sent_is_read_or_refused(body: dict[str, Any]) -> None:
         reply = plan_reply(ask.prompts[0], ask.wish, 8, 100, "")
         assert reply.pieces
     assert 0 <= answered <= 4
+
+
+@given(
+    default=st.integers(1, 20),
+    limit=st.none() | st.integers(1, 60),
+    thinking=st.booleans(),
+    question=st.text(max_size=20),
+    at=st.integers(0, 100),
+)
+def test_an_answer_that_is_sent_back_as_begun_goes_on_as_it_would_have(
+    default: int, limit: int | None, thinking: bool, question: str, at: int
+) -> None:
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": question}]}
+    body["chat_template_kwargs"] = {"thinking": thinking}
+    body |= {} if limit is None else {"max_tokens": limit}
+    undisturbed = answer(read_chat(body, RULES), default)
+    cut = undisturbed.pieces[:at]
+    said = {kind: "".join(piece.text for piece in cut if piece.kind == kind) for kind in ("content", "reasoning")}
+    if len(cut) == len(undisturbed.pieces) or (thinking and not said["content"]):
+        return
+    begun = {"role": "assistant", **said}
+    flags = {"continue_final_message": True, "add_generation_prompt": False}
+    rest = {} if limit is None else {"max_tokens": limit - len(cut)}
+    again = answer(read_chat({**body, "messages": [*body["messages"], begun], **flags, **rest}, RULES), default)
+    assert again.pieces == undisturbed.pieces[at:]
+    assert again.finish == undisturbed.finish
+
+
+@given(prompt=st.text(max_size=20), limit=st.integers(1, 40), at=st.integers(0, 39))
+def test_so_does_a_completion(prompt: str, limit: int, at: int) -> None:
+    padded = prompt + " " * (-len(prompt.encode("utf-8", "surrogatepass")) % 4) if prompt else "abcd"
+    undisturbed = answer(read_completion({"prompt": padded, "max_tokens": limit}, RULES), 5)
+    said = "".join(piece.text for piece in undisturbed.pieces[:at])
+    if at < len(undisturbed.pieces):
+        again = answer(read_completion({"prompt": padded + said, "max_tokens": limit - at}, RULES), 5)
+        assert (again.pieces, again.finish) == (undisturbed.pieces[at:], undisturbed.finish)
+
+
+def test_vllm_refuses_to_begin_an_answer_and_to_go_on_with_it() -> None:
+    body = {"messages": [QUESTION, {"role": "assistant", "content": "So"}], "continue_final_message": True}
+    with pytest.raises(Refusal):
+        read_chat(body, ReadingRules(refuses_both_flags=True))
+    assert read_chat(body, RULES).prompts[0].endswith(b"So  ")
+    with pytest.raises(Refusal):
+        read_chat({**body, "messages": [QUESTION]}, RULES)
+
+
+@pytest.mark.parametrize("mode", ["chat", "think-high"])
+def test_an_answer_that_is_over_differs_from_one_that_is_gone_on_with(mode: str) -> None:
+    question, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    asked = render_chat([question], (), mode)
+    begun = render_begun([question, answer], (), mode)
+    over = render_chat([question, answer], (), mode, answer_follows=False)
+    assert begun.startswith(asked)
+    assert begun != over

@@ -77,6 +77,14 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     "a tunnel": (got("x:443", method="CONNECT"), 405),
     "a tunnel, and what it would hide": (got("x:443", "content-length: 500", method="CONNECT") + SMUGGLED, 405),
     "an upgraded tunnel": (got("x:443", "connection: upgrade", "upgrade: x", method="CONNECT") + SMUGGLED, 405),
+    "no host": (posted(LENGTH).replace(b"host: x\r\n", b""), 400),
+    "two hosts": (posted(LENGTH, "Host: y"), 400),
+    "one host twice": (posted(LENGTH, "host: x"), 400),
+    "a host that is none": (got("/nope").replace(b"host: x", b"host: [::"), 400),
+    "a host in two words": (got("/nope").replace(b"host: x", b"host: x y"), 400),
+    "a host with a path": (got("/nope").replace(b"host: x", b"host: x/y"), 400),
+    "a host with a user": (got("/nope").replace(b"host: x", b"host: me@x"), 400),
+    "too many headers": (posted(*("x: a" for _ in range(256)), LENGTH), 431),
     "binary": (bytes(range(256)), 400),
 }  # fmt: skip
 
@@ -116,7 +124,9 @@ TAKEN = {
     "chunks in capitals": posted("TRANSFER-ENCODING: CHUNKED", body=CHUNKS),
     "chunks with zeros": posted(CHUNKED, body=b"0000%x\r\n%b\r\n000\r\n\r\n" % (len(BODY), BODY)),
     "odd letters": posted("x-request-id: \xff", "x-session-id: \xfe", "x-odd: \xe9\t.", LENGTH),
-    "no host": posted(LENGTH).replace(b"host: x\r\n", b""),
+    "a host with a port": posted(LENGTH).replace(b"host: x", b"host: x.example:8080"),
+    "an address as host": posted(LENGTH).replace(b"host: x", b"Host: [::1]:8080"),
+    "an empty host": posted(LENGTH).replace(b"host: x", b"host:"),
 }
 
 
@@ -141,7 +151,6 @@ NOT_HERE = {
     "all": (got("*", method="OPTIONS"), 404),
     "dots": (got("/v1/../health"), 404),
     "two slashes": (got("//x/health"), 404),
-    "a host that is none": (got("/nope").replace(b"host: x", b"host: [::"), 404),
     "a fragment": (got("/health#x"), 404),
     "a websocket": (got("/v1/chat/completions", "connection: upgrade", "upgrade: websocket"), 405),
     "an odd method": (got("/health", method="PROPFIND"), 405),

@@ -1,0 +1,1 @@
+"""What `chaos.py` is made of."""
