@@ -46,9 +46,7 @@ class Port:
 
     def refusal(self, request: HttpRequest) -> GatewayError | None:
         """Why a request whose head is known needs no body."""
-        fields, headers = request.fields, request.headers
-        if len(fields) != len(headers) and sum(name == b"host" for name, _ in headers) > 1:
-            return bad_request("a request has one `host` header (RFC 9112, 3.2)", code="invalid_http")
+        fields = request.fields
         declared = fields.get(b"content-length")
         if declared is None:
             coding = fields.get(b"transfer-encoding")
