@@ -52,7 +52,7 @@ class Admission:
         flow = self._flows.get(model)
         if flow is None:
             return None
-        wait_s = flow.wait_s(line, self.limits, now)
+        wait_s = flow.wait_s(line, flow.mean_tokens, self.limits, now)
         deadline_s = self.limits.deadline_s(line[0], asked_s)
         allowed_s = HEADROOM * self._patience_s(deadline_s, flow.mean_work_s)
         return self._too_long(flow, line, wait_s, allowed_s, now) if wait_s > allowed_s else None
@@ -64,7 +64,7 @@ class Admission:
         flow = self._flow(decision.model, tokens / best.prefill_ms * 1000 * replicas)
         line = request.priority, request.tenant
         until = self._expires_at(request, max(best.prefill_ms / 1000, flow.mean_work_s))
-        wait_s, allowed_s = flow.wait_s(line, self.limits, now), HEADROOM * (until - now)
+        wait_s, allowed_s = flow.wait_s(line, tokens, self.limits, now), HEADROOM * (until - now)
         if wait_s > allowed_s:
             return self._too_long(flow, line, wait_s, allowed_s, now)
         return self.hold(decision, request, now, now)
@@ -141,11 +141,11 @@ class Admission:
                 answers.append((held.ticket, self._refuse(held, RejectionReason.QUEUE_DEADLINE, message, now)))
         return answers
 
-    def sent(self, held: HeldRequest, now: float) -> None:
-        """Its turn came."""
+    def sent(self, held: HeldRequest, best: Candidate, now: float) -> None:
+        """Its turn came: it costs what it costs there now, which may be less than when it came."""
         self._leave(held, now)
         self.waits[held.request.priority].observe(now - held.since)
-        self._gave(held.model, held.line, held.tokens, now)
+        self._gave(held.model, held.line, self._tokens(best, held.request), now)
 
     def passed(self, decision: Decision, request: RouteRequest, now: float) -> None:
         """A request went at once while others wait."""
@@ -210,7 +210,7 @@ class Admission:
         """Refuse one that waited."""
         self.shed[reason, held.request.priority] += 1
         flow = self._flows[held.model]
-        wait_s = flow.wait_s(held.line, self.limits, now)
+        wait_s = flow.wait_s(held.line, held.tokens, self.limits, now)
         allowed_s = HEADROOM * (held.expires_at - held.request.accepted_at)
         excess_s = max(wait_s - allowed_s, 0.0)
         return Rejection(reason, f"overloaded: {message}", flow.invite(held.line, excess_s, self.limits, now))

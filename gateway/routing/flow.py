@@ -31,7 +31,7 @@ class Flow:
         self._weights = dict.fromkeys(Priority, 0.0)
         self._lines = dict.fromkeys(Priority, 0)
         self._invited: dict[LineKey, float] = {}
-        self._mean_tokens = 0.0
+        self.mean_tokens = 0.0
         self.mean_work_s = 0.0
 
     def add(self, line: LineKey, tokens: int, work_s: float, weight: float, now: float) -> None:
@@ -44,8 +44,8 @@ class Flow:
             self._weights[line[0]] += weight
             self._lines[line[0]] += 1
         part.tokens += tokens
-        share = _MEMORY if self._mean_tokens else 1.0
-        self._mean_tokens += (tokens - self._mean_tokens) * share
+        share = _MEMORY if self.mean_tokens else 1.0
+        self.mean_tokens += (tokens - self.mean_tokens) * share
         self.mean_work_s += (work_s - self.mean_work_s) * share
 
     def remove(self, line: LineKey, tokens: int, now: float) -> None:
@@ -64,10 +64,15 @@ class Flow:
         """Whether nobody waits for it."""
         return not self._parts
 
-    def wait_s(self, line: LineKey, limits: QueueLimits, now: float) -> float:
-        """How long the line's next request would wait."""
+    def wait_s(self, line: LineKey, tokens: float, limits: QueueLimits, now: float) -> float:
+        """How long the line's next request would wait, if it is of so many tokens.
+
+        Those before it and itself go at the line's share, and it is sent when all but itself has gone: who is alone in
+        its line waits for its turn among the lines.
+        """
         part = self._parts.get(line)
-        return part.tokens / self._line_rate(line, limits, now) if part is not None else 0.0
+        ahead = 0 if part is None else part.tokens
+        return (ahead + tokens) / self._line_rate(line, limits, now) - tokens / self.rate.per_s(now)
 
     def invite(self, line: LineKey, excess_s: float, limits: QueueLimits, now: float) -> float:
         """When a refused request of that line should come again, in seconds: it would have waited so much too long.
@@ -77,8 +82,8 @@ class Flow:
         rate = self._line_rate(line, limits, now)
         at = max(self._invited.get(line, 0.0), now + excess_s)
         if len(self._invited) > _KEPT:
-            self._invited = {one: until for one, until in self._invited.items() if until > now}
-        self._invited[line] = min(at + self._mean_tokens / rate, now + LONGEST_RETRY_S)
+            self._invited.clear()
+        self._invited[line] = min(at + self.mean_tokens / rate, now + LONGEST_RETRY_S)
         return min(max(at - now, 1.0), LONGEST_RETRY_S)
 
     def _line_rate(self, line: LineKey, limits: QueueLimits, now: float) -> float:

@@ -25,8 +25,8 @@ LineKey = tuple[Priority, str]
 class HeldRequest:
     """One held request. `slot` and `work_ms`: its best replica, and its prefill there, as of `looked_at`.
 
-    `tokens` is what it costs its tenant: those to compute, and the answer's as far as can be known. It is to be sent
-    before `expires_at`.
+    `tokens` is what it would cost when it came: those to compute, and the answer's as far as can be known. It is to be
+    sent before `expires_at`.
     """
 
     ticket: int

@@ -170,7 +170,7 @@ class Router:
                 queue.withdraw(held.ticket, now)
                 answers.append((held.ticket, answer))
             elif answer.chosen.slot in free:
-                queue.sent(held, now)
+                queue.sent(held, answer.chosen, now)
                 answers.append((held.ticket, answer))
                 self._book(answer, held.request, now)
                 free = self._free(now)

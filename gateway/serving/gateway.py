@@ -14,6 +14,7 @@ from engines.reports import EngineCall
 from gateway.config import Config
 from gateway.journal.entry import Entry
 from gateway.routing.facts import Fact, ReplicaDown, ReplicaRestarted
+from gateway.routing.queue_limits import QueueLimits
 from gateway.routing.router import Router
 from gateway.routing.snapshot import ReplicaView, Snapshot
 from gateway.serving.access import cache_secret, configured_tenancy, renewed_tenancy
@@ -80,7 +81,7 @@ class Gateway:
             block_bytes=routing.block_bytes,
             hold_ms=routing.hold_ms,
             health=config.health.rules(),
-            queue=config.queue.limits({tenant.name: tenant.weight for tenant in config.tenants}),
+            queue=_queue_limits(config),
         )
         self.placer = Placer(self.router, self.clock)
         self.recourse = Recourse(config.retry, routing.max_attempts, Random(seed))
@@ -251,6 +252,7 @@ class Gateway:
         if config.auth.salt_env is not None:
             self.cache_secret = cache_secret(config)
         self.tenancy = renewed_tenancy(self.tenancy, config, self.cache_secret, self.clock())
+        self.router.limit_queue(_queue_limits(config))
         if self.sharer is not None:
             self.sharer.tenancy = self.tenancy
 
@@ -282,3 +284,8 @@ class Gateway:
             await response.body(ABORT_BODY_BYTES)
         except EngineGoneError:
             return  # the engine is gone, and the request with it
+
+
+def _queue_limits(config: Config) -> QueueLimits:
+    """The queue's limits, with the weights of the tenants that have one."""
+    return config.queue.limits({tenant.name: tenant.weight for tenant in config.tenants})

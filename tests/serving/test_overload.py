@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import httpx
@@ -23,6 +24,7 @@ from gateways import (
 from prometheus_client.parser import text_string_to_metric_families
 from tenants import key_of, tenant
 
+from gateway.config import build
 from gateway.journal.lines import read_journal
 from gateway.routing.curves import ENOUGH
 from gateway.serving.server import RunningGateway
@@ -192,6 +194,20 @@ async def test_when_too_many_wait_the_next_is_refused_at_once() -> None:
         gate.set()
         for one in await asyncio.gather(*waiting, other):
             assert one.status_code == 200
+
+
+async def test_tenants_have_the_weights_of_the_configuration_also_after_a_reload() -> None:
+    def tenant(name: str, weight: float) -> dict[str, object]:
+        return {"name": name, "keys": ["sha256:" + sha256(name.encode()).hexdigest()], "weight": weight}
+
+    async with fake_engine() as engine, gateway_over(engine.url, tenants=[tenant("ann", 2.0), tenant("bob", 1)]) as run:
+        limits = run.gateway.router._queue.limits
+        assert [limits.weight(name) for name in ("ann", "bob", "stranger")] == [2.0, 1.0, 1.0]
+        pool = {"name": "p", "engine": "vllm", "replicas": [engine.url], "model": "m"}
+        changed = {"pools": [pool], "tenants": [tenant("ann", 0.5)], "queue": {"max_requests": 7}}
+        run.gateway.renew_tenants(build(changed))
+        limits = run.gateway.router._queue.limits
+        assert (limits.weight("ann"), limits.max_requests) == (0.5, 7)
 
 
 # ── engines that refuse ──────────────────────────────────────────────────────────────────────────
