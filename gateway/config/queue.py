@@ -17,7 +17,7 @@ class QueueConfig(Section, frozen=True):
 
     max_requests: int = 4000
     max_tokens: int = 20_000_000
-    interactive_deadline_s: float = 30.0
+    interactive_deadline_s: float = 60.0
     batch_deadline_s: float = 600.0
     batch_share: float = 0.1
     every_policy: bool = False

@@ -40,13 +40,17 @@ class DrainRate:
 
     def per_s(self, now: float) -> float:
         """Tokens per second."""
-        self._pass(now)
-        measured = self._tokens / self._seconds if self._seconds else 0.0
-        return max(measured, _LEAST * self._guess_per_s)
+        tokens, seconds = self._until(now)
+        return max(tokens / seconds if seconds else 0.0, _LEAST * self._guess_per_s)
 
     def _pass(self, now: float) -> None:
-        if self._at is not None and now > self._at:
-            kept = exp((self._at - now) / _MEMORY_S)
-            self._tokens *= kept
-            self._seconds = self._seconds * kept + _MEMORY_S * (1 - kept)
-            self._at = now
+        self._tokens, self._seconds = self._until(now)
+        if self._at is not None:
+            self._at = max(self._at, now)
+
+    def _until(self, now: float) -> tuple[float, float]:
+        """Tokens and seconds, both less the longer ago they were."""
+        if self._at is None or now <= self._at:
+            return self._tokens, self._seconds
+        kept = exp((self._at - now) / _MEMORY_S)
+        return self._tokens * kept, self._seconds * kept + _MEMORY_S * (1 - kept)

@@ -3,6 +3,7 @@
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heapreplace
 from typing import Final
 
 from gateway.routing.candidates import Candidate
@@ -129,19 +130,24 @@ class HeldRequests:
 
         `due` is asked when a request's turn comes.
         """
-        lines = {key: (held for _, held in tuple(line.waiting) if due(held)) for key, line in self.lines.items()}
-        heads = {key: held for key, line in lines.items() if (held := next(line, None)) is not None}
-        while heads:
-            key = min(heads, key=self._mark) if len(heads) > 1 else next(iter(heads))
-            head = heads[key]
-            if due(head):
+        waiting: dict[Priority, list[tuple[float, str, Iterator[HeldRequest]]]] = {}
+        for (priority, tenant), line in self.lines.items():
+            turns = (held for _, held in tuple(line.waiting))
+            waiting.setdefault(priority, []).append((self._tenants[priority].mark(tenant), tenant, turns))
+        for lines in waiting.values():
+            heapify(lines)
+        while waiting:
+            priority = min(waiting, key=self._mark)
+            lines = waiting[priority]
+            _, tenant, in_line = lines[0]
+            head = next((held for held in in_line if due(held)), None)
+            if head is not None:
                 yield head
-            following = next(lines[key], None)
-            if following is None:
-                del heads[key]
+                heapreplace(lines, (self._tenants[priority].mark(tenant), tenant, in_line))
             else:
-                heads[key] = following
+                heappop(lines)
+                if not lines:
+                    del waiting[priority]
 
-    def _mark(self, line: LineKey) -> tuple[float, bool, float]:
-        priority, tenant = line
-        return self._priorities.mark(priority), priority is Priority.BATCH, self._tenants[priority].mark(tenant)
+    def _mark(self, priority: Priority) -> tuple[float, bool]:
+        return self._priorities.mark(priority), priority is Priority.BATCH

@@ -132,6 +132,10 @@ class Router:
         self._queue.came_back(answer, request, now)
         return self._queue.hold(answer, request, request.accepted_at, now) or Held(answer.ticket, answer.chosen)
 
+    def limit_queue(self, limits: QueueLimits) -> None:
+        """Other limits from now on; who waits keeps the deadline that it came with."""
+        self._queue.limits = limits
+
     @property
     def can_hold(self) -> bool:
         """Whether requests are ever held."""

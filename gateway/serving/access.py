@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from hashlib import blake2b
 from typing import Final
 
 from gateway.config import Config, ConfigError
@@ -60,6 +61,15 @@ def secret_in(name: str, setting: str) -> str:
 def owned(tenant: Tenant | None, response_id: str) -> str:
     """The name under which a stored Responses object is remembered: another tenant's cannot be named at all."""
     return response_id if tenant is None else f"{tenant.name}\0{response_id}"
+
+
+def engine_id(tenant: Tenant, endpoint: Endpoint, request_id: str) -> str:
+    """The id under which an engine serves a request: it names the Responses object that is stored, so no two tenants
+    may bring about the same one.
+    """
+    if endpoint is not Endpoint.RESPONSES:
+        return request_id
+    return f"{request_id[:100]}-{blake2b(tenant.name.encode(), digest_size=8).hexdigest()}"
 
 
 def identify(tenancy: Tenancy, fields: Fields) -> Tenant | None:

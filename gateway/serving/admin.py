@@ -110,8 +110,10 @@ async def _request(gateway: TheGateway, request_id: str) -> Response:
 
 
 @routes.post("/api/explain", openapi_extra={"requestBody": _ANY_BODY})
-async def _explain(gateway: TheGateway, request: Request, endpoint: str = "/v1/chat/completions") -> Response:
-    explanation = await explain(gateway, endpoint, await request.body())
+async def _explain(
+    gateway: TheGateway, request: Request, endpoint: str = "/v1/chat/completions", tenant: str | None = None
+) -> Response:
+    explanation = await explain(gateway, endpoint, await request.body(), tenant)
     return json_response(msgspec.json.encode(explanation))
 
 

@@ -27,6 +27,9 @@ def admit(
     if not tenant.spec.may_pin and any(name in fields for name in _PINS):
         message = "this API key may not choose pool or replica: leave out x-prefixgate-pool and x-prefixgate-replica"
         raise GatewayError(message, status=403, origin=Origin.CLIENT, type="permission_error", code="pin_not_allowed")
+    if request.endpoint is Endpoint.RESPONSES and request.names_request:
+        message = "a request for a response gets its id here for this API key: leave out request_id and rid"
+        raise bad_request(message, "request_id", "request_id_not_allowed")
     if tenant.spec.salt is not None and request.endpoint not in _ABOUT_TOKENS:
         _salt(request, tenant.spec.salt, unsalted)
     visit = tenant.admit(*expected_tokens(request), now)
@@ -47,17 +50,18 @@ def _salt(request: InferenceRequest, salt: str, unsalted: Collection[Endpoint]) 
         raise GatewayError(
             message, status=403, origin=Origin.CLIENT, type="permission_error", code="cache_not_isolated"
         )
-    _put(request, salt)
+    salt_request(request, salt)
 
 
 def salt(request: InferenceRequest, visit: Visit) -> None:
     """Put what goes on with an admitted request under its tenant's salt too."""
     tenant_salt = visit.tenant.spec.salt
     if tenant_salt is not None and request.endpoint not in _ABOUT_TOKENS:
-        _put(request, tenant_salt)
+        salt_request(request, tenant_salt)
 
 
-def _put(request: InferenceRequest, salt: str) -> None:
+def salt_request(request: InferenceRequest, salt: str) -> None:
+    """Give its prompt a cache of its own."""
     request.salt = salt
     if request.prompt is not None:
         request.prompt = request.prompt.salted(salt)

@@ -15,12 +15,13 @@ from gateway.wire.additions import add
 from gateway.wire.reply import Reply
 from gateway.wire.request import Endpoint, InferenceRequest
 from gateway.wire.splicing import SplicedWatcher, StrayedError
-from gateway.wire.stream import StreamWatcher
+from gateway.wire.stream import GarbledError, StreamWatcher
 
 
 class Prepared(NamedTuple):
     """What goes to one replica, and what watches its stream."""
 
+    endpoint: Endpoint
     body: bytes
     watcher: StreamWatcher
 
@@ -49,7 +50,8 @@ class Sending:
     async def prepare(self, backend: Backend) -> Prepared:  # noqa: ARG002 - those that go on ask it
         """The body and the watcher for this replica. Raises AttemptLostError where it cannot be asked."""
         strip_usage = not self.request.usage_requested
-        return Prepared(self.body, StreamWatcher(self.endpoint, strip_usage=strip_usage, whole_frames=self.kept))
+        watcher = StreamWatcher(self.endpoint, strip_usage=strip_usage, whole_frames=self.kept)
+        return Prepared(self.endpoint, self.body, watcher)
 
 
 class Try:
@@ -74,7 +76,7 @@ class Try:
         backend = self.backend
         try:
             prepared = await self.sending.prepare(backend)
-            response = self.response = self._response = await self._send(prepared.body)
+            response = self.response = self._response = await self._send(prepared)
             if response.status >= 400:
                 raise await read_error(response, backend.dialect, backend.credentials)
             if response.header(b"content-type").startswith(b"text/event-stream"):
@@ -89,6 +91,8 @@ class Try:
             raise lost(error) from error
         except EngineGoneError as error:
             raise lost(error) from error
+        except GarbledError as error:
+            raise unusable(str(error)) from error
         except StrayedError as error:
             raise unusable(str(error), "strayed") from error
 
@@ -99,7 +103,7 @@ class Try:
         if unwanted and self.sending.endpoint.generates:
             self._gateway.abort(self.backend, self.sending.engine_id)
 
-    async def _send(self, body: bytes) -> EngineResponse:
+    async def _send(self, prepared: Prepared) -> EngineResponse:
         sending, dialect = self.sending, self.backend.dialect
         headers = header_rules.for_engine(sending.headers, self.backend.credentials)
         header = dialect.request_id_header(sending.engine_id)
@@ -111,9 +115,10 @@ class Try:
             field = None
         fields: tuple[tuple[str, str], ...] = () if field is None else (field,)
         if sending.visit is not None and request.salt is not None:
-            fields += salt_fields(dialect, sending.visit, sending.endpoint)
+            fields += salt_fields(dialect, sending.visit, prepared.endpoint)
+        body = prepared.body
         if fields or not request.usage_requested:
             body = add(body, include_usage=not request.usage_requested, fields=fields)
         limits, prompt_tokens = self._gateway.config.timeouts, self.attempt.decision.chosen.prompt_tokens
         begin_s = limits.first_token(prompt_tokens) if request.stream else limits.first_byte_s
-        return await self._gateway.engines.send(self.backend.url, "POST", sending.endpoint, headers, body, begin_s)
+        return await self._gateway.engines.send(self.backend.url, "POST", prepared.endpoint, headers, body, begin_s)

@@ -11,7 +11,7 @@ from gateway.routing.candidates import Candidate
 from gateway.routing.decision import Decision, Rejection, RouteRequest
 from gateway.routing.facts import Fact, Finished, Outcome, Refused, ResponseStored, StreamBroke
 from gateway.serving import headers as header_rules
-from gateway.serving.access import owned
+from gateway.serving.access import engine_id, owned
 from gateway.serving.admission import admit, leave, rate_headers, salt
 from gateway.serving.attempt import Attempt
 from gateway.serving.attempting import Sending, Try
@@ -60,6 +60,8 @@ class Exchange:
         self._accepted_at = request.began_at
         self.request_id = header_rules.request_id(fields)
         self._engine_id = self.request_id
+        if request.tenant is not None:
+            self._engine_id = engine_id(request.tenant, endpoint, self.request_id)
         self._tenant = header_rules.tenant(fields) if request.tenant is None else request.tenant.name
         self._visit: Visit | None = None
         self._over = False
@@ -85,7 +87,7 @@ class Exchange:
         request.prompt = None
         live = self._gateway.live_ids
         if self._engine_id in live:  # SGLang refuses a second live request of one id
-            self._engine_id = f"{self.request_id[:100]}-{id(self):x}"
+            self._engine_id = f"{self._engine_id[:120]}-{id(self):x}"
         live.add(self._engine_id)
         try:
             await self._serve(request, chains, received_at)

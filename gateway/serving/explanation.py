@@ -7,6 +7,7 @@ from gateway.errors import bad_request
 from gateway.routing.candidates import CostTerm
 from gateway.routing.decision import Decision, Rejection, RouteRequest
 from gateway.routing.scoreboard import RequestRecord
+from gateway.serving.admission import salt_request
 from gateway.serving.gateway import Gateway
 from gateway.serving.rejection import rejection_error
 from gateway.wire.request import Endpoint, parse
@@ -49,16 +50,33 @@ class Explanation(msgspec.Struct, frozen=True):
     usage: Usage | None = None
 
 
-async def explain(gateway: Gateway, endpoint: str, body: bytes) -> Explanation:
-    """What the router would do with this body now; nothing is booked. Raises GatewayError."""
+async def explain(gateway: Gateway, endpoint: str, body: bytes, tenant: str | None = None) -> Explanation:
+    """What the router would do with this body now, from a tenant where one is named; nothing is booked.
+
+    Raises GatewayError.
+    """
     try:
         request = parse(Endpoint(endpoint), body)
     except ValueError as error:
         raise bad_request(f"`{endpoint}` is not an inference endpoint", "endpoint") from error
+    whose = None
+    if tenant is not None:
+        whose = None if gateway.tenancy is None else gateway.tenancy.named(tenant)
+        if whose is None:
+            raise bad_request(f"there is no tenant `{tenant}`", "tenant", "tenant_not_found", 404)
+        if whose.spec.salt is not None:
+            salt_request(request, whose.spec.salt)
     chains = await gateway.chains_of(request, body)
     now = gateway.clock()
     asked = RouteRequest(
-        "preview", request.model, chains.text, request.stream, now, chains.tokens, session=request.session
+        "preview",
+        request.model,
+        chains.text,
+        request.stream,
+        now,
+        chains.tokens,
+        session=request.session,
+        scope=None if whose is None else whose.scope,
     )
     answer = gateway.router.preview(asked, now)
     if isinstance(answer, Rejection):

@@ -74,7 +74,7 @@ class Gateway:
             block_bytes=routing.block_bytes,
             hold_ms=routing.hold_ms,
             health=config.health.rules(),
-            queue=config.queue.limits(),
+            queue=config.queue.limits({tenant.name: tenant.weight for tenant in config.tenants}),
         )
         self.placer = Placer(self.router, self.clock)
         self.recourse = Recourse(config.retry, routing.max_attempts, Random(seed))

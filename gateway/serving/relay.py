@@ -14,7 +14,7 @@ from gateway.serving.headers import HeaderList
 from gateway.wire.reply import Reply, read_reply
 from gateway.wire.request import Endpoint
 from gateway.wire.splicing import StrayedError
-from gateway.wire.stream import StreamWatcher
+from gateway.wire.stream import GarbledError, StreamWatcher
 from gateway.wire.transcript import Transcript
 
 MAX_ERROR_BYTES: Final = 1 << 20
@@ -102,10 +102,10 @@ class StreamRelay:
         answer.on_cleared = response.resume
         try:
             await response.pipe(self._take)
-        except (EngineGoneError, StrayedError) as error:
+        except (EngineGoneError, StrayedError, GarbledError) as error:
             if watcher.done:  # what breaks now is of no consequence
                 return None
-            broken = lost(error) if isinstance(error, EngineGoneError) else unusable(str(error), "strayed")
+            broken = _broken_by(error)
         except asyncio.CancelledError:
             self._end_frame()  # where the server stops, an error follows
             raise
@@ -198,3 +198,9 @@ def _refuse_bad_start(watcher: StreamWatcher, dialect: Dialect) -> None:
 
 def _whole_frame(held: bytes) -> bool:
     return any(end in held for end in _FRAME_ENDS) or len(held) > _FIRST_FRAME_BYTES
+
+
+def _broken_by(error: EngineGoneError | StrayedError | GarbledError) -> AttemptLostError:
+    if isinstance(error, EngineGoneError):
+        return lost(error)
+    return unusable(str(error), "strayed" if isinstance(error, StrayedError) else "")

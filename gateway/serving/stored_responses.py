@@ -8,11 +8,13 @@ from gateway.routing.facts import ResponseStored
 from gateway.serving import headers as header_rules
 from gateway.serving.access import owned
 from gateway.serving.engine_client import EngineGoneError, EngineResponse
-from gateway.serving.failure import lost
+from gateway.serving.failure import AttemptLostError, client_error, lost, passable
 from gateway.serving.front.answer import Answer
 from gateway.serving.front.request import HttpRequest
 from gateway.serving.gateway import Backend, Gateway
+from gateway.serving.relay import read_error
 from gateway.tenancy.tenant import Tenant
+from gateway.wire.request import Endpoint
 
 _RESPONSES: Final = "/v1/responses/"
 
@@ -32,6 +34,11 @@ async def serve_stored(gateway: Gateway, response_id: str, request: HttpRequest,
     try:
         backend = await _holder(gateway, request.tenant, response_id)
         response = await _send(gateway, backend, request)
+        if response.status >= 400:
+            failure = await _failure(backend, response)
+            headers = header_rules.for_client([(b"content-type", b"application/json")], request_id, None)
+            answer.error(client_error(failure, Endpoint.RESPONSES, backend.pool), headers, passable(failure))
+            return
     except GatewayError as error:
         answer.error(error, header_rules.for_client([(b"content-type", b"application/json")], request_id, None))
         return
@@ -82,6 +89,15 @@ async def _send(gateway: Gateway, backend: Backend, request: HttpRequest) -> Eng
         return await gateway.engines.send(backend.url, request.method, target.decode("latin-1"), sent)
     except EngineGoneError as error:
         raise _broken(backend, error) from error
+
+
+async def _failure(backend: Backend, response: EngineResponse) -> AttemptLostError:
+    try:
+        return await read_error(response, backend.dialect, backend.credentials)
+    except EngineGoneError as error:
+        raise _broken(backend, error) from error
+    finally:
+        response.close()
 
 
 def _broken(backend: Backend, error: EngineGoneError) -> GatewayError:

@@ -71,6 +71,10 @@ class Tenancy:
                 return tenant
         return None if self.required else self._tenants[ANONYMOUS]
 
+    def named(self, name: str) -> Tenant | None:
+        """The tenant of this name."""
+        return self._tenants.get(name)
+
     def weight(self, name: str) -> float:
         """Its share in a queue; 1 for who is not known."""
         tenant = self._tenants.get(name)

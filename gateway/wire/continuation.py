@@ -22,13 +22,15 @@ class Continuation(NamedTuple):
     """The body for the second engine, which will say `expected` first if all is as before.
 
     `tokens` of the answer are in that body. `ended`: nothing of the text is missing, only how many tokens it had;
-    the body then asks for one token, as there is no asking for none.
+    the body then asks for one token, as there is no asking for none. `as_text`: it is of text completions although
+    the stream was of a chat.
     """
 
     body: bytes
     expected: str
     tokens: int
     ended: bool = False
+    as_text: bool = False
 
 
 def begun_text(endpoint: Endpoint, said: Said) -> str:
@@ -106,6 +108,26 @@ def _begin(
         return Obstacle.REASONING
     message, flags = continued
     return {"messages": [*messages, message], **flags}
+
+
+def as_text(made: Continuation, ids: list[int], room: int | None) -> Continuation | Obstacle:
+    """The continuation of a chat as a text completion of its prompt's token ids; `room` is what the context leaves."""
+    given = _BODY.decode(made.body)
+    limits = [limit for name in reversed(_LIMITS) if (limit := _count(given.get(name))) is not None]
+    limit = limits[0] if limits else room
+    if limit is None or limit < 1:
+        return Obstacle.NO_LIMIT
+    kept = {name: value for name, value in given.items() if name not in _OF_CHATS}
+    return made._replace(body=_encoded(kept, {"prompt": ids, "max_tokens": limit}), as_text=True)
+
+
+_OF_CHATS: Final = frozenset(
+    (
+        "messages", "continue_final_message", "add_generation_prompt", "add_special_tokens", "chat_template",
+        "chat_template_kwargs", "documents", "echo", "include_reasoning", "logprobs", "max_completion_tokens",
+        "parallel_tool_calls", "reasoning_effort", "response_format", "tool_choice", "tools", "top_logprobs",
+    )
+)  # fmt: skip
 
 
 class _Content(msgspec.Struct):

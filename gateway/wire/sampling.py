@@ -30,7 +30,7 @@ class Obstacle(StrEnum):
     """A text completion without `max_tokens` ends at a default that the second engine would count anew."""
     TOOL_CALL = "tool_call"
     REASONING = "reasoning"
-    """It broke off among its thoughts, or the engine's prompts leave out those of a begun answer."""
+    """It broke off among its thoughts, they were not shown, or the engine's prompts leave out those of an answer."""
     STOP = "stop"
     """The text ends with what may be the beginning of a stop string, which nobody would find across the seam."""
     TOO_LONG = "too_long"
@@ -56,6 +56,7 @@ class Sampling(msgspec.Struct, kw_only=True):
     frequency_penalty: Any = None
     tool_choice: Any = None
     echo: Any = None
+    include_reasoning: Any = None
     suffix: Any = None
     add_generation_prompt: Any = None
     continue_final_message: Any = None
@@ -77,6 +78,8 @@ class Sampling(msgspec.Struct, kw_only=True):
         probabilities = self.logprobs is not None and self.logprobs is not False
         if probabilities or self.top_logprobs or self.prompt_logprobs is not None or self.return_token_ids:
             return Obstacle.LOGPROBS
+        if self.include_reasoning is False:
+            return Obstacle.REASONING
         if self.seed is not None and self.temperature != 0:
             return Obstacle.SEED
         if self.presence_penalty or self.frequency_penalty:

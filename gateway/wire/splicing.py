@@ -34,6 +34,7 @@ class Splicer:
         self._expected = continuation.expected
         self._tokens = continuation.tokens
         self._ended = continuation.ended
+        self._as_text = continuation.as_text
         self._finished = said.finish_reason is not None
         self._wants_usage = wants_usage
         self._cutter = FrameCutter()
@@ -68,6 +69,8 @@ class Splicer:
         """Make a choice one of the stream before; whether there is anything in it for the client."""
         if self._finished:
             return False
+        if self._as_text:
+            choice["delta"] = {"content": choice.pop("text", "")}
         delta = choice.get("delta") if self._is_chat else choice
         if not isinstance(delta, dict) or not isinstance(delta.get(self._key), str | None):
             raise _odd()

@@ -39,8 +39,12 @@ class _Frame(msgspec.Struct):
 _FRAME: Final = msgspec.json.Decoder(_Frame)
 
 
+class GarbledError(Exception):
+    """A frame begins as JSON and is none: the engine has broken. The message is one sentence."""
+
+
 class StreamWatcher:
-    """Reads a copy of an SSE stream as its bytes pass.
+    """Reads a copy of an SSE stream as its bytes pass. Raises GarbledError.
 
     `feed` and `finish` return what the client gets: the same bytes, but with `strip_usage` the usage frame
     that we asked for is taken out. With that or `whole_frames` a frame is held until it is complete, but not one over
@@ -106,10 +110,17 @@ class StreamWatcher:
             and len(chunk) <= self._frame_limit
         ):  # one whole frame, as engines send them
             plain = chunk.startswith(b"data: ") and chunk.find(b"\n") == len(chunk) - 2
-            ours = self._observe(self, chunk[6:] if plain else payload(chunk))
+            data = chunk[6:] if plain else payload(chunk)
+            if chunk[-3:-2] != b"}":
+                _refuse_garbled(data)
+            ours = self._observe(self, data)
             return b"" if ours and self._strip_usage else chunk
-        strip = self._strip_usage
-        passed = [piece for piece, frame in self._cutter.cut(chunk) if not self._is_ours(piece, frame) or not strip]
+        passed = []
+        for piece, frame in self._cutter.cut(chunk):
+            if frame and piece == frame:
+                _refuse_garbled(payload(frame))
+            if not self._is_ours(piece, frame) or not self._strip_usage:
+                passed.append(piece)
         return b"".join(passed) if self._whole_frames else chunk
 
     def finish(self) -> bytes:
@@ -222,6 +233,12 @@ class StreamWatcher:
         if self.error is None:
             self.error = data.strip()
         return True
+
+
+def _refuse_garbled(data: bytes) -> None:
+    """Raise GarbledError for what begins as an object and does not end as one."""
+    if data[:1] == b"{" and not data.rstrip().endswith(b"}"):
+        raise GarbledError("the engine sent a frame that is not JSON")
 
 
 def _read(data: bytes) -> _Frame:

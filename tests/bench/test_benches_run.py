@@ -60,3 +60,11 @@ def test_the_workers_benchmark_prints_its_figures() -> None:
     assert all(row["gateway_cpu_us"] > 0 and row["requests_per_s"] > 0 for row in shown["throughput"])
     assert set(shown["hit_rate"]) == {"1", "2"}
     assert all(0 < rate < 1 for rate in shown["hit_rate"].values())
+
+
+def test_the_overload_benchmark_prints_its_figures() -> None:
+    shown = json.loads(shown_by("bench_overload.py", "--seconds", "4", "--deadline-s", "2", "--speed", "2", "--json"))
+    assert shown["failed"] == shown["left_booked"] == 0
+    assert shown["arrivals"] == shown["served"] + sum(shown["shed"].values()) > shown["served"] > 0
+    assert set(shown["shares"]) == {"a", "b"}
+    assert shown["goodput"] > 0

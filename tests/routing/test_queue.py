@@ -228,6 +228,15 @@ def test_a_newcomer_does_not_pass_others_who_wait() -> None:
     assert held[0] in went or late.ticket in went
 
 
+def test_other_limits_hold_for_who_comes_from_then_on() -> None:
+    queue = closed()
+    queue.hold()
+    queue.router.limit_queue(QueueLimits(max_requests=1, interactive_deadline_s=1.0))
+    assert isinstance(queue.ask(), Rejection)
+    queue.now += 5
+    assert queue.router.release(queue.now) == []
+
+
 # ── overloaded engines ───────────────────────────────────────────────────────────────────────────
 
 

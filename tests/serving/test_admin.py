@@ -22,6 +22,7 @@ FAMILIES = {
     "cached_tokens": "counter",
     "requests": "counter",
     "retries": "counter",
+    "continuations": "counter",
     "ttft_seconds": "histogram",
     "itl_seconds": "histogram",
     "request_seconds": "histogram",
@@ -111,7 +112,7 @@ async def test_the_metrics_are_what_was_sent() -> None:
     assert value("cached_tokens_total", kind="delivered") == 12
     assert value("cached_tokens_total", kind="available") == value("cached_tokens_total", kind="routed") > 0
     assert value("unreported_prompt_tokens_total") == 0
-    assert value("retries_total", reason="connection") == 0
+    assert value("retries_total", reason="connection") == value("retries_total", reason="continued") == 0
     assert value("ttft_seconds_count") == 1
     assert value("predicted_ttft_error_seconds_bucket", le="+Inf") == 1
     assert value("itl_seconds_count") == 2

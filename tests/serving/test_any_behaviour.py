@@ -103,9 +103,9 @@ class World:
         ]
         # Long enough for a slow machine, short enough for a stall in every other example.
         limits = {"first_byte_s": 0.15, "first_token_s": 0.15, "idle_s": 0.15}
-        polling = {"interval_s": 0.05}
+        polling, queue = {"interval_s": 0.05}, {"interactive_deadline_s": 0.2}
         self.run = await self.stack.enter_async_context(
-            gateway_of(pools, timeouts=limits, polling=polling, limit_s=None, retry=self.retry)
+            gateway_of(pools, timeouts=limits, polling=polling, queue=queue, retry=self.retry, limit_s=None)
         )
 
     async def answer(self, request: Request, writer: asyncio.StreamWriter) -> None:

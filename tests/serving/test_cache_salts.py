@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from fake_engine import FakeEngine, by_call, fake_engine, response, whole, written
-from gateways import chat, client, gateway_of, gateway_over, openai_error, post
+from gateways import admin, chat, client, gateway_of, gateway_over, openai_error, post
 from tenants import SALT_SECRET, bearer, tenant
 
 from engines.registry import DIALECTS
@@ -140,6 +140,20 @@ async def test_no_hit_is_predicted_across_tenants() -> None:
     assert min(again.values()) > 0
 
 
+async def test_what_is_explained_for_a_tenant_is_what_it_would_meet() -> None:
+    body = chat("a prompt of some length " * 300)
+    async with fake_engine() as engine, gateway_over(engine.url, tenants=[tenant("ann"), tenant("bob")]) as run:
+        await post(run, body, headers=bearer("ann"))
+        async with admin(run) as http:
+            told = {}
+            for name in ("ann", "bob"):
+                answer = await http.post("/api/explain", json=body, params={"tenant": name})
+                told[name] = answer.json()["candidates"][0]["cached_tokens"]
+            assert (await http.post("/api/explain", json=body, params={"tenant": "cat"})).status_code == 404
+    assert told["ann"] > 0
+    assert told["bob"] == 0
+
+
 # ── stored responses ─────────────────────────────────────────────────────────────────────────────
 
 STORED = json.dumps({"id": "resp_1", "object": "response", "status": "completed", "output": []}).encode()
@@ -176,6 +190,22 @@ async def test_a_stored_response_is_its_tenants_alone() -> None:
         assert (await post(run, following, "/v1/responses", bearer("ann"))).status_code == 200
         for method, verb in calls:
             assert await call(run, method, f"/v1/responses/resp_1{verb}", "ann") == 200
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_no_tenant_can_make_an_engine_store_a_response_under_anothers_id(dialect: str) -> None:
+    body = {"model": "m", "input": "x"}
+    tenants = [tenant("ann"), tenant("bob")]
+    async with fake_engine(whole(STORED)) as engine, gateway_over(engine.url, engine=dialect, tenants=tenants) as run:
+        for name in ("ann", "bob", "ann"):
+            answer = await post(run, body, "/v1/responses", bearer(name) | {"x-request-id": "same"})
+            assert (answer.status_code, answer.headers["x-request-id"]) == (200, "same")
+        said = [request.headers.get("x-request-id") or json.loads(request.body)["rid"] for request in engine.requests]
+        assert said[0] == said[2] != said[1]
+        for field in ("request_id", "rid"):
+            refused = await post(run, body | {field: "same"}, "/v1/responses", bearer("bob"))
+            assert (refused.status_code, openai_error(refused)["code"]) == (400, "request_id_not_allowed")
+        assert len(engine.requests) == 3
 
 
 async def test_without_a_salt_env_that_is_set_nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:

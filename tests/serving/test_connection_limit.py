@@ -3,9 +3,12 @@
 import asyncio
 from contextlib import AsyncExitStack
 
+import pytest
 from fake_engine import DONE, fake_engine, frame, held_stream, usage_frame
 from gateways import admin, chat_bytes, gateway_over, open_connections, until
 from raw_client import raw_client
+
+from gateway.serving.front import connection
 
 
 async def test_one_connection_too_many_is_told_so_and_closed() -> None:
@@ -35,3 +38,25 @@ async def test_one_connection_too_many_is_told_so_and_closed() -> None:
         async with raw_client(run.url) as http:
             await http.post(chat_bytes())
             assert (await http.head())[0] == 200
+
+
+async def test_when_even_those_are_too_many_they_are_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "LINGER_S", 60.0)
+    async with fake_engine() as engine, gateway_over(engine.url, server={"max_connections": 2}) as run:
+        async with AsyncExitStack() as stack:
+            first = [await stack.enter_async_context(raw_client(run.url)) for _ in range(2)]
+            for one in first:
+                await one.post(chat_bytes())
+                assert (await one.answer())[0] == 200
+            for _ in range(2):
+                told = await stack.enter_async_context(raw_client(run.url))
+                assert (await told.answer())[0] == 503
+            for _ in range(5):
+                async with raw_client(run.url) as http:
+                    with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                        await http.head()
+            await until(lambda: open_connections(run) == 4)
+            for one in first:
+                await one.post(chat_bytes())
+                assert (await one.answer())[0] == 200
+        await until(lambda: open_connections(run) == 0)

@@ -216,6 +216,26 @@ async def test_a_template_that_ignores_the_flags_is_found_out() -> None:
         assert nothing_is_booked(fleet.run)
 
 
+@pytest.mark.parametrize("more", [{"max_tokens": 7, "stream_options": USAGE}, {"max_completion_tokens": 30}])
+async def test_where_flags_are_ignored_the_prompts_own_tokens_are_gone_on_with(more: dict[str, Any]) -> None:
+    body = {**CHAT, "chat_template_kwargs": {"thinking": False}, **more}
+    async with cut_fleet("vllm") as fleet:
+        fleet.heeds = False
+        undisturbed = await asked(fleet, "/v1/chat/completions", body)
+        for cut in range(1, len(fleet.frames) + 1):
+            one = await asked(fleet, "/v1/chat/completions", body, Cut(cut))
+            assert_same(one, undisturbed)
+            assert counts(one.usage) == counts(undisturbed.usage)
+        assert "/v1/completions" in [request.target for request in fleet.asked]
+        fleet.cuts.append(Cut(3))
+        assert got((await post(fleet.run, {**body, "max_tokens": None, "max_completion_tokens": None})).content).done
+        rooms = [json.loads(one.body) for one in fleet.asked if one.target == "/v1/completions"]
+        assert 8192 in [len(one["prompt"]) + one["max_tokens"] for one in rooms], "what the context leaves"
+        fleet.cuts.append(Cut(3))
+        tools = [{"type": "function", "function": {"name": "f"}}]
+        assert got((await post(fleet.run, {**body, "tools": tools})).content).errors
+
+
 async def test_switched_off_it_is_an_error_too() -> None:
     async with cut_fleet("vllm", retry={"continue_streams": False}) as fleet:
         fleet.cuts.append(Cut(3))

@@ -163,11 +163,30 @@ async def test_an_error_that_quotes_the_pools_key_is_passed_on_without_it(
     quoting = b'{"error":{"message":"no such thing, Bearer engine-secret","type":"x","code":"engine-secret"}}'
     async with fake_engine(whole(quoting, status)) as engine:
         pool = {"name": "p", "engine": "vllm", "replicas": [engine.url], "model": "m", "api_key_env": "ENGINE_KEY"}
-        async with gateway_of([pool]) as run:
+        async with gateway_of([pool], queue={"interactive_deadline_s": 0.5}) as run:
             answer = await post(run, chat())
     assert answer.status_code >= 400
     assert engine.requests[0].headers["authorization"] == "Bearer engine-secret"
     assert "engine-secret" not in answer.text + str(answer.headers)
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 500])
+async def test_calls_about_stored_responses_keep_credentials_apart_too(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGINE_KEY", "engine-secret")
+    quoting = b'{"error":{"message":"no such thing, Bearer engine-secret","type":"x"}}'
+    answer_with = whole(COMPLETION if status == 200 else quoting, status, extra="set-cookie: a=b\r\n")
+    async with fake_engine(whole(b'{"id":"resp_1","object":"response","output":[]}')) as engine:
+        pool = {"name": "p", "engine": "vllm", "replicas": [engine.url], "model": "m", "api_key_env": "ENGINE_KEY"}
+        async with gateway_of([pool]) as run, client(run) as http:
+            assert (await post(run, {"model": "m", "input": "x"}, "/v1/responses")).status_code == 200
+            engine.answer = answer_with
+            answer = await http.get("/v1/responses/resp_1", headers=SECRETS)
+    assert answer.status_code == (502 if status in (401, 403) else status)
+    assert "engine-secret" not in answer.text + str(answer.headers)
+    assert "set-cookie" not in answer.headers
+    assert b"client-secret" not in engine.requests[-1].head
 
 
 async def test_a_client_that_wants_its_connection_closed_gets_it_closed() -> None:

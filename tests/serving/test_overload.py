@@ -108,7 +108,7 @@ async def test_a_full_queue_gives_the_place_of_batch_to_interactive() -> None:
         for one in await asyncio.gather(*interactive):
             assert one.status_code == 200
         await until(lambda: outcomes(run) == {"completed": 4, "rejected": 3})
-        assert (await samples(run, "queue_wait_seconds_count"))["interactive",] == 2
+        assert (await samples(run, "queue_wait_seconds_count"))["interactive",] >= 2
         assert len(engine.requests) == 4
 
 

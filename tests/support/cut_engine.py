@@ -110,6 +110,9 @@ def _passing(http: httpx.AsyncClient, fleet: Fleet) -> Answer:
             body = json.dumps({name: value for name, value in fields.items() if name not in flags}).encode()
         got = await http.request(request.method, request.target, content=body, headers=headers)
         kind = got.headers.get("content-type", "")
+        if not fleet.heeds and request.target == "/tokenize" and b'"role":"assistant"' in body.replace(b" ", b""):
+            read = got.json()
+            got = httpx.Response(200, json={**read, "tokens": [*read["tokens"], 7]})  # the answer is over
         if not kind.startswith("text/event-stream"):
             writer.write(response(got.content, got.status_code, kind))
             return

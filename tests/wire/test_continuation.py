@@ -12,6 +12,7 @@ from gateway.wire.continuation import Continuation, answer_in, begun_text, conti
 from gateway.wire.request import Endpoint, parse
 from gateway.wire.sampling import Obstacle
 from gateway.wire.splicing import SplicedWatcher, Splicer, StrayedError
+from gateway.wire.stream import GarbledError
 from gateway.wire.transcript import Said, Transcript, read_said
 
 VLLM = dialect("vllm")
@@ -214,7 +215,7 @@ def test_an_answer_that_was_at_its_limit_only_ends() -> None:
 def test_text_that_is_taken_for_thoughts_is_not_passed_on() -> None:
     with pytest.raises(StrayedError):
         spliced(SAID, other({"reasoning": "c"}))
-    with pytest.raises(StrayedError):
+    with pytest.raises(GarbledError):
         spliced(SAID, b"data: {{\n\n")
     for odd in ([1], "x", [{"index": 0}], [{"index": 0, "delta": {"content": 5}}]):
         with pytest.raises(StrayedError):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from engines.reports import RequestTiming, Usage
 from gateway.wire.request import Endpoint
-from gateway.wire.stream import StreamWatcher
+from gateway.wire.stream import GarbledError, StreamWatcher
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "wire"
 REAL = {name: (FIXTURES / f"{name}.chat.sse").read_bytes() for name in ("vllm-0.25", "vllm-0.32", "sglang-0.5.16")}
@@ -176,10 +176,27 @@ def test_any_bytes_pass_whatever_the_chunks(
     endpoint: Endpoint, pieces: list[bytes], cuts: list[int], limit: int | None
 ) -> None:
     stream = b"".join(pieces)
+
+    def seen(chunks: list[bytes]) -> Seen | None:
+        """None where a frame is found to be no JSON."""
+        try:
+            return watch(endpoint, chunks, strip_usage=strip_usage, limit=limit)
+        except GarbledError:
+            return None
+
     for strip_usage in (False, True):
-        whole = watch(endpoint, [stream], strip_usage=strip_usage, limit=limit)
-        assert watch(endpoint, split_at(stream, cuts), strip_usage=strip_usage, limit=limit) == whole
-        assert strip_usage or whole.output == stream
+        whole = seen([stream])
+        assert seen(split_at(stream, cuts)) == whole
+        assert whole is None or strip_usage or whole.output == stream
+
+
+@pytest.mark.parametrize("odd", [b'{"choices":[{"delta":{"content":', b"{{", b"{", b'{"error": {'])
+@pytest.mark.parametrize("event", [b"", b"event: message\n"])
+def test_a_frame_that_begins_as_json_and_is_none(odd: bytes, event: bytes) -> None:
+    frame = event + b"data: " + odd + b"\n\n"
+    for chunks in ([frame], [frame[:9], frame[9:]], [b": ping\n\n" + frame]):
+        with pytest.raises(GarbledError):
+            watch(Endpoint.CHAT, chunks)
 
 
 @pytest.mark.parametrize(

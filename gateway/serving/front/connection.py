@@ -62,10 +62,12 @@ class ClientConnection(RequestReader, asyncio.Protocol):
         # What is written goes out at once, and little is kept; at 0, TLS transports pause with nothing kept at all.
         self._transport.set_write_buffer_limits(high=1)
         self._state.connections.add(self)  # type: ignore[arg-type]  # anything with `shutdown` will do
-        is_full = self._port.is_full
+        is_full, is_flooded = self._port.is_full, self._port.is_flooded
         self._port.connected(self)
         self.deadline = self._loop.time() + self._port.limits.client_head_s
-        if is_full:
+        if is_flooded:
+            self._transport.abort()
+        elif is_full:
             self._cut_off(self._port.full())
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature

@@ -71,6 +71,11 @@ class Port:
         """Whether there are as many connections as there may be."""
         return len(self._connections) >= self.max_connections
 
+    @property
+    def is_flooded(self) -> bool:
+        """Whether as many again are being told that there are too many."""
+        return len(self._connections) >= 2 * self.max_connections
+
     def full(self) -> GatewayError:
         """What is said to one connection too many."""
         return GatewayError(

@@ -162,7 +162,9 @@ async def test_by_the_engine_at_every_byte_of_a_stream(asks_for_usage: bool) -> 
     async with (
         fake_engine() as broken,
         fake_engine(stream(frame("fine"), DONE)) as sound,
-        gateway_over(broken.url, sound.url, routing={"policy": "round-robin"}) as run,
+        gateway_over(
+            broken.url, sound.url, routing={"policy": "round-robin"}, retry={"continue_streams": False}
+        ) as run,
         raw_client(run.url) as http,
     ):
         for at in range(len(data)):
