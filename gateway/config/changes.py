@@ -18,6 +18,7 @@ LIVE: Final[dict[str, frozenset[str] | None]] = {
     "polling": None,
     "experiments": None,
     "queue": None,
+    "retry": None,
 }
 """Tables, and which of their settings apply at once; None: all of them."""
 LIVE_IN_POOLS: Final = frozenset({"replicas", "discovery", "prefill", "gpus_per_replica", "warm_families"})

@@ -131,9 +131,8 @@ class Gateway:
         self.engines.limits = TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s, limits.total_s)
         self.tls.adopt(config.pools)
         self.unsalted = unsalted_endpoints(dialect(pool.engine) for pool in config.pools)
-        self.recourse.max_attempts = config.routing.max_attempts
+        self.recourse.configure(config.retry, config.routing.max_attempts)
         self.renew_tenants(config)
-        self.router.limit_queue(config.queue.limits({tenant.name: tenant.weight for tenant in config.tenants}))
         self.models = {pool.name: pool.model for pool in config.pools}
         self._encodings = {pool.name: pool.encoding for pool in config.pools}
         self.hot = self.hot if self.hot is not None and self.hot.is_of(config) else hot_families(config)
