@@ -6,8 +6,8 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from gateway.cli.usage import Commands, UsageError, add_fleet_options, command, config_of
-from gateway.config import Config
+from gateway.cli.usage import Commands, UsageError, add_fleet_options, command, config_of, source_of
+from gateway.config import Config, ConfigSource
 from gateway.serving.announcement import listening_line, notes
 from gateway.serving.event_loop import new_event_loop
 from gateway.serving.messages import say_on_stderr
@@ -23,6 +23,10 @@ def add_parser(commands: Commands) -> None:
         _run,
         "run the gateway",
         "prefixgate serve --vllm http://10.0.0.1:8000 --vllm http://10.0.0.2:8000 --port 8080",
+    )
+    parser.description = (
+        "Run the gateway. SIGHUP (or POST /api/config/reload on the admin port) reads the --config file again; "
+        "SIGTERM lets it end what it has begun, for [server] drain_s at most."
     )
     add_fleet_options(parser)
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
@@ -40,22 +44,22 @@ def _run(options: argparse.Namespace) -> int:
     say_on_stderr(config.log.format)
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            return runner.run(_serve(config))
+            return runner.run(_serve(config, source_of(options, **server)))
     except OSError as error:
         print(f"prefixgate: cannot listen on {config.server.host}: {error.strerror or error}", file=sys.stderr)
         return 1
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, source: ConfigSource | None) -> int:
     """Until it is told to stop; the exit status."""
     if config.server.workers > 1:
-        return await Supervisor(config, _say).run()
+        return await Supervisor(config, _say, source).run()
 
     def announce(run: RunningGateway) -> None:
         snapshot = run.gateway.snapshot()
         _say(notes(config.notices(), snapshot), listening_line(run.url, run.admin_url, snapshot.policy))
 
-    await serve_until_signalled(config, announce)
+    await serve_until_signalled(config, announce, source)
     return 0
 
 

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from gateway.config import Config, ConfigError, build, load
+from gateway.config import Config, ConfigError, ConfigSource, build, load
+from gateway.config.source import overridden
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -54,21 +53,18 @@ def config_of(options: argparse.Namespace, **server: Any) -> Config:
     else:
         named = (("vllm", options.vllm), ("sglang", options.sglang))
         config = build({"pools": [{"name": name, "engine": name, "replicas": urls} for name, urls in named if urls]})
-    overrides = {key: value for key, value in server.items() if value is not None}
-    policy = getattr(options, "policy", None)
-    if not overrides and policy is None:
-        return config
-    return _overridden(config, overrides, policy)
-
-
-def _overridden(config: Config, server: dict[str, Any], policy: str | None) -> Config:
-    data = msgspec.to_builtins(config)
-    if "port" in server and config.server.admin_port is not None and "admin_port" not in server:
-        server = {"admin_port": config.server.admin_port, **server}
-    data["server"].update(server)
-    if policy is not None:
-        data["routing"]["policy"] = policy
     try:
-        return build(data)
+        return overridden(config, _given(server), getattr(options, "policy", None))
     except ConfigError as error:
         raise UsageError(str(error)) from error
+
+
+def source_of(options: argparse.Namespace, **server: Any) -> ConfigSource | None:
+    """Where `config_of` found it; None where it was all on the command line."""
+    if options.config is None:
+        return None
+    return ConfigSource(str(options.config.resolve()), _given(server), getattr(options, "policy", None))
+
+
+def _given(server: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in server.items() if value is not None}

@@ -4,13 +4,17 @@ import re
 from typing import Final
 from urllib.parse import urlsplit
 
+import msgspec
+
 from engines.registry import DIALECTS
 from engines.reports import PrefillSettings
+from gateway.config.discovery import DiscoveryConfig, check_discovery
 from gateway.config.section import Section, one_of, require
 from gateway.routing.fleet import PoolSpec, ReplicaSpec
 
 TOKENIZER: Final = "tokenizer:"
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+MOST_WARM_FAMILIES: Final = 1000
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PLAIN_URL: Final = re.compile(r"[!\"$->A-~]+")  # printable ASCII, no query, fragment or credentials
 
 
@@ -44,24 +48,28 @@ class EventsConfig(Section, frozen=True):
 
 
 class PoolConfig(Section, frozen=True):
-    """`[[pools]]`: replicas with one engine, model and settings.
+    """`[[pools]]`: replicas with one engine, model and settings, listed here or discovered.
 
     `model` None takes the names that the replicas report. `api_key_env` names the environment variable
     whose value the engines want as their bearer token. `tokens` says how prompts become token ids: "none" (the
     prefix chain is of text), "tokenizer:PATH" (a folder with tokenizer.json and chat template, or that file), or
+    "engine" (the replicas' own /tokenize). `warm_families` of the prefix families in most use are prefilled at a
+    replica that has started again, and elsewhere before one is drained.
     "engine" (the replicas' own /tokenize). For https:// replicas: PEM files of the authority that signed their
     certificates and of the certificate that we show them, and whether theirs is looked at.
     """
 
     name: str
     engine: str
-    replicas: list[str]
+    replicas: list[str] = msgspec.field(default_factory=list)
     model: str | None = None
     gpus_per_replica: int = 1
     prefill: PrefillConfig = PrefillConfig()
     api_key_env: str | None = None
     tokens: str = "none"
     events: EventsConfig = EventsConfig()
+    discovery: DiscoveryConfig | None = None
+    warm_families: int = 0
     tls_ca: str | None = None
     tls_client_cert: str | None = None
     tls_client_key: str | None = None
@@ -92,11 +100,16 @@ def check_pools(pools: list[PoolConfig]) -> None:
     urls: set[str] = set()
     for pool in pools:
         where = f"pool `{pool.name}`"
-        require(bool(_NAME.fullmatch(pool.name)), f"{where}: a name is letters, digits, `.`, `_` and `-`")
+        require(bool(NAME.fullmatch(pool.name)), f"{where}: a name is letters, digits, `.`, `_` and `-`")
         require(pool.name not in names, f"{where}: there are two of that name")
         names.add(pool.name)
         one_of(f"{where}: engine", pool.engine, list(DIALECTS))
-        require(bool(pool.replicas), f"{where}: replicas must list at least one URL")
+        listed = bool(pool.replicas) or pool.discovery is not None
+        require(listed, f"{where}: replicas must list at least one URL, unless there is a [pools.discovery]")
+        if pool.discovery is not None:
+            check_discovery(where, pool.discovery)
+        warm = 0 <= pool.warm_families <= MOST_WARM_FAMILIES
+        require(warm, f"{where}: warm_families must be between 0 (none) and {MOST_WARM_FAMILIES}")
         require(pool.gpus_per_replica >= 1, f"{where}: gpus_per_replica must be at least 1")
         for setting in pool.prefill.__struct_fields__:
             value = getattr(pool.prefill, setting)
@@ -104,7 +117,7 @@ def check_pools(pools: list[PoolConfig]) -> None:
         _check_tokens(where, pool)
         _check_tls(where, pool)
         for url in pool.replicas:
-            _check_url(where, url)
+            check_url(where, url)
             require(url.rstrip("/") not in urls, f"{where}: {url} is listed twice")
             urls.add(url.rstrip("/"))
 
@@ -140,7 +153,8 @@ def pool_notices(pools: list[PoolConfig]) -> list[str]:
     ]
 
 
-def _check_url(where: str, url: str) -> None:
+def check_url(where: str, url: str) -> None:
+    """Raises ConfigError unless a replica could be there."""
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0

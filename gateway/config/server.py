@@ -6,12 +6,16 @@ from typing import Final
 from gateway.config.section import Section, require
 
 MOST_WORKERS: Final = 256
+MOST_DRAIN_S: Final = 3600
 
 
 class ServerConfig(Section, frozen=True):
     """`[server]`: where clients and operators connect.
 
     `admin_port` (dashboard, admin API, /metrics) is `port` + 1 unless given; it may equal `port`. `workers` are
+    processes that share the ports. A gateway that is told to stop takes connections for `drain_notice_s` more, while
+    /ready says that it is going, then has `drain_s` to end what it has begun. With `reuse_port` a second gateway may
+    open the same ports meanwhile and take over.
     processes that share the ports; each takes `max_connections` on each port. `admin_token_env` names the environment
     variable with the bearer token of the admin port; /metrics needs it too unless `admin_open_metrics`. `tls_cert` and
     `tls_key` are PEM files: both ports then speak HTTPS.
@@ -22,6 +26,9 @@ class ServerConfig(Section, frozen=True):
     admin_port: int | None = None
     max_body_bytes: int = 16 * 1024 * 1024
     workers: int = 1
+    drain_s: float = 30.0
+    drain_notice_s: float = 0.0
+    reuse_port: bool = False
     max_connections: int = 16384
     admin_token_env: str | None = None
     admin_open_metrics: bool = False
@@ -68,6 +75,9 @@ def check_server(server: ServerConfig) -> None:
         require(0 <= port <= 65535, f"[server] {name} must be between 0 and 65535, not {port}")
     require(1 <= server.workers <= MOST_WORKERS, f"[server] workers must be between 1 and {MOST_WORKERS}")
     require(server.max_body_bytes > 0, "[server] max_body_bytes must be above 0")
+    require(0 < server.drain_s <= MOST_DRAIN_S, f"[server] drain_s must be above 0 and at most {MOST_DRAIN_S}")
+    require(0 <= server.drain_notice_s <= MOST_DRAIN_S, f"[server] drain_notice_s must be from 0 to {MOST_DRAIN_S}")
+    require(not server.reuse_port or server.port != 0, "[server] reuse_port needs a port that others can name")
     require(server.max_connections > 0, "[server] max_connections must be above 0")
     for setting in ("admin_token_env", "tls_cert", "tls_key"):
         require(getattr(server, setting) != "", f"[server] {setting} must not be empty")

@@ -37,7 +37,7 @@ class Admission:
         self.shed: Counter[tuple[RejectionReason, Priority]] = Counter()
         self.waits = {priority: Histogram(SECONDS) for priority in Priority}
         """Of those who were sent."""
-        self._hold_s = hold_s
+        self.hold_s = hold_s
         self._flows: dict[str, Flow] = {}
         self._prompt_tokens = 0
         self._expiries: list[tuple[float, int]] = []
@@ -118,7 +118,7 @@ class Admission:
 
     def _patience_s(self, deadline_s: float, work_s: float) -> float:
         """How long a request may wait for its turn so that its first token comes within the deadline."""
-        start_s = max(_MARGIN * (self._hold_s + work_s), self.starts.slow_s)
+        start_s = max(_MARGIN * (self.hold_s + work_s), self.starts.slow_s)
         return max(deadline_s - start_s, _LEAST_SHARE * deadline_s)
 
     def _least_loss(self) -> HeldRequest:

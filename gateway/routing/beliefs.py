@@ -121,6 +121,11 @@ class Beliefs:
         )
         return CacheView(slot, ledger)
 
+    def remove(self, view: CacheView) -> None:
+        """The replica is gone for good, and nothing is in flight there: its slot is the next one's."""
+        view.ledger.lose_all()
+        self.index.remove_replica(view.slot)
+
     # ── attempts ─────────────────────────────────────────────────────────────────────────────────
 
     def claim(self, view: CacheView, promise: Promise, settled: int = 0) -> None:

@@ -35,6 +35,12 @@ class Congestion:
         self._work_ms[slot] += work_ms
         self._requests[slot] += 1
 
+    def forget(self, slot: int) -> None:
+        """The replica was removed: what it was sent is no measure of whoever gets its slot."""
+        self._routed = deque(one for one in self._routed if one[1] != slot)
+        self._work_ms.pop(slot, None)
+        del self._requests[slot]
+
     def busy(self, now: float, slots: Sequence[int]) -> float:
         """ρ of these replicas together, from 0 to `MOST_BUSY`."""
         routed, work_ms = self._routed, self._work_ms

@@ -28,6 +28,7 @@ class RouteRequest(msgspec.Struct, frozen=True, gc=False):
     the request is counted for, `scope` what of the fleet exists for it (None: everything). `begun`: it goes on with a
     stream whose first token another replica gave. `deadline_s` is the client's own limit to the wait for a first token,
     from accept.
+    One that is not `counted` is of our own making: booked and learned from like any other, and in nobody's figures.
     """
 
     request_id: str
@@ -46,6 +47,7 @@ class RouteRequest(msgspec.Struct, frozen=True, gc=False):
     scope: Scope | None = None
     priority: Priority = Priority.INTERACTIVE
     deadline_s: float | None = None
+    counted: bool = True
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):

@@ -11,6 +11,7 @@ import msgspec
 from engines.cache_events import CacheEvent
 from engines.reports import EngineDescription, LoadReport, ModelCard, RequestTiming, Usage
 from gateway.routing.batch import Batch
+from gateway.routing.fleet import PoolSpec, ReplicaSpec
 
 
 class Outcome(StrEnum):
@@ -109,6 +110,57 @@ class Refused(msgspec.Struct, frozen=True):
     at: float
     model: str
     outcome: Outcome
+
+
+class PoolConfigured(msgspec.Struct, frozen=True):
+    """There is such a pool, or its settings are these now. Its replicas come and go by facts of their own."""
+
+    at: float
+    spec: PoolSpec
+
+
+class PoolRemoved(msgspec.Struct, frozen=True):
+    """A pool is gone: its models are offered no longer, and what it has of replicas is to drain and go too."""
+
+    at: float
+    pool: str
+
+
+class ReplicaAdded(msgspec.Struct, frozen=True):
+    """The pool has one replica more, of which nothing is known yet. Its name and URL must be new."""
+
+    at: float
+    pool: str
+    spec: ReplicaSpec
+
+
+class ReplicaDraining(msgspec.Struct, frozen=True):
+    """The replica is to take no new requests."""
+
+    replica: str
+    at: float
+
+
+class ReplicaResumed(msgspec.Struct, frozen=True):
+    """The replica may take new requests again."""
+
+    replica: str
+    at: float
+
+
+class ReplicaRemoved(msgspec.Struct, frozen=True):
+    """The replica is gone for good. What is in flight there ends by its own facts."""
+
+    replica: str
+    at: float
+
+
+class RoutingChanged(msgspec.Struct, frozen=True):
+    """From now on it is decided by this policy, and held by this limit (see `Router`)."""
+
+    at: float
+    policy: str
+    hold_ms: float
 
 
 class ReplicaUp(msgspec.Struct, frozen=True):
@@ -233,6 +285,13 @@ Fact = (
     | StreamBroke
     | Withdrawn
     | Refused
+    | PoolConfigured
+    | PoolRemoved
+    | ReplicaAdded
+    | ReplicaDraining
+    | ReplicaResumed
+    | ReplicaRemoved
+    | RoutingChanged
     | ReplicaUp
     | ReplicaDown
     | ReplicaRestarted

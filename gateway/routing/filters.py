@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from gateway.routing.decision import Rejection, RejectionReason, RouteRequest
-from gateway.routing.fleet import Fleet, Replica, ReplicaState
+from gateway.routing.fleet import Fleet, Replica
 from gateway.routing.scope import Scope
 
 RETRY_AFTER_S: Final = 2.0
@@ -25,7 +25,7 @@ def usable(fleet: Fleet, stored: Mapping[str, str], request: RouteRequest, now: 
         served = visible(served, scope)
     model = request.model
     if model not in served and (unheard := fleet.unheard()):
-        message = "not known yet which models are served: " + _ailments(unheard)
+        message = "not known yet which models are served: " + "; ".join(unheard)
         return Rejection(RejectionReason.NO_REPLICA, message, RETRY_AFTER_S)
     if model is None:
         if len(served) != 1:
@@ -38,6 +38,8 @@ def usable(fleet: Fleet, stored: Mapping[str, str], request: RouteRequest, now: 
     serving = fleet.up[model] if scope is None else _reached(fleet.up[model], scope)
     if serving and _is_plain(request):
         return Usable(model, serving, admitted(fleet, serving, now) if fleet.ailing else serving)
+    if not replicas:
+        return Rejection(RejectionReason.NO_REPLICA, f"the model `{model}` has no replica now", RETRY_AFTER_S)
     holder = stored.get(request.response_id) if request.response_id else None
     replicas = [
         replica
@@ -47,7 +49,7 @@ def usable(fleet: Fleet, stored: Mapping[str, str], request: RouteRequest, now: 
     if not replicas:
         pin = request.pinned_replica or request.pinned_pool
         return Rejection(RejectionReason.UNKNOWN_PIN, f"no pool or replica `{pin}` serves the model `{model}`")
-    up = [r for r in replicas if r.state is ReplicaState.UP and holder in (None, r.spec.name)]
+    up = [r for r in replicas if r.takes_requests and holder in (None, r.spec.name)]
     if not up:
         message = f"no replica of the model `{model}` is usable now: {_ailments(replicas)}"
         return Rejection(RejectionReason.NO_REPLICA, message, RETRY_AFTER_S)
@@ -87,7 +89,9 @@ def _is_plain(request: RouteRequest) -> bool:
 
 
 def _ailments(replicas: Sequence[Replica]) -> str:
-    return "; ".join(f"{replica.spec.name}: {replica.reason or 'does not hold the response'}" for replica in replicas)
+    return "; ".join(
+        f"{replica.spec.name}: {replica.shown_reason or 'does not hold the response'}" for replica in replicas
+    )
 
 
 def _listed(served: dict[str, list[Replica]]) -> str:

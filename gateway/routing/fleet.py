@@ -82,6 +82,8 @@ class Booking(msgspec.Struct, eq=False, gc=False):
     first_token_at: float | None = None
     service_ms: float | None = None
     """What its prefill took of the engine's time, once it is done."""
+    counted: bool = True
+    """Whether it is in any figures (see `RouteRequest`)."""
     token_count: tuple[str, int] | None = None
     """The kind of request and our count of its tokens, where we have one."""
     begun: bool = False
@@ -108,6 +110,8 @@ class ReplicaState(StrEnum):
     STARTING = "starting"
     UP = "up"
     DOWN = "down"
+    DRAINING = "draining"
+    """Up, and taking no new requests: only ever shown, as it may go down and come up again meanwhile."""
 
 
 @dataclass(slots=True, eq=False)
@@ -122,6 +126,10 @@ class Replica:
     health: Health
     state: ReplicaState = ReplicaState.STARTING
     reason: str = "not probed yet"
+    draining: bool = False
+    """It takes no new requests, by an operator's word."""
+    removed: bool = False
+    """It is gone for good; some of its requests may yet be in flight."""
     models: Mapping[str, ModelCard] = field(default_factory=dict)
     """What it says that it serves, by name."""
     description: EngineDescription = EngineDescription()
@@ -152,6 +160,27 @@ class Replica:
     def slot(self) -> int:
         """Its place in the prefix index and in the fleet's order."""
         return self.cache.slot
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether it may be sent new requests."""
+        return self.state is ReplicaState.UP and not self.draining
+
+    @property
+    def shown_state(self) -> ReplicaState:
+        """Its state as people are told it."""
+        return ReplicaState.DRAINING if self.draining and self.state is ReplicaState.UP else self.state
+
+    @property
+    def shown_reason(self) -> str:
+        """Why it takes no requests, in a few words."""
+        said = "draining: it takes no new requests" if self.draining else ""
+        return "; ".join(words for words in (self.reason, said) if words)
+
+    @property
+    def own_bookings(self) -> int:
+        """How many of its bookings are of our requests, not of other gateways'."""
+        return sum(ticket > 0 for ticket in self.bookings)
 
     @property
     def alike(self) -> Alike:
@@ -345,6 +374,8 @@ class Pool:
     token_trust: TokenTrust = field(default_factory=TokenTrust)
     curve: PrefillCurve = field(default_factory=PrefillCurve)
     replicas: list[Replica] = field(default_factory=list)
+    leaving: bool = False
+    """It is gone, but for replicas that drain."""
 
     def link_tokens(self, chain: PrefixChain) -> float:
         """Tokens that one link of the chain covers: exact for a chain of tokens, else by bytes per token."""
@@ -363,7 +394,10 @@ class Pool:
 
 
 class Fleet:
-    """All pools and replicas, by name and in slot order."""
+    """All pools and replicas, by name and in slot order.
+
+    Slots are places in arrays and bit masks: that of a removed replica is the next one's, once nothing is in flight.
+    """
 
     def __init__(self, rules: HealthRules) -> None:
         self.pools: dict[str, Pool] = {}
@@ -372,12 +406,15 @@ class Fleet:
         self.served: dict[str, list[Replica]] = {}
         """Every model that can be asked for, with the replicas that serve it, in a stable order."""
         self.up: dict[str, list[Replica]] = {}
-        """The same, of the replicas that are up."""
+        """The same, of the replicas that take requests."""
         self.adapters: set[str] = set()
         """The names among them that are adapters: their prompts share no cache with their model's."""
         self.ailing: set[Replica] = set()
         """Those with something held against their health; nearly always none."""
         self.by_url: dict[str, Replica] = {}
+        self.by_slot: dict[int, Replica] = {}
+        self.retired: list[Replica] = []
+        """Removed ones with requests in flight."""
         self._rules = rules
         self._by_name: dict[str, Replica] = {}
 
@@ -387,22 +424,41 @@ class Fleet:
         return pool
 
     def add_replica(self, pool: Pool, spec: ReplicaSpec, cache: CacheView) -> Replica:
-        """A new replica of the pool; its slot must be the next in order."""
+        """A new replica of the pool. ValueError where another one has its name or URL."""
+        if spec.name in self._by_name or spec.url in self.by_url:
+            raise ValueError(f"there is a replica {spec.name} or one at {spec.url}")
         replica = Replica(spec, pool, cache, (PrefillCurve(), pool.curve, self.curve), Health(self._rules))
         pool.replicas.append(replica)
-        self.replicas.append(replica)
-        self._by_name[spec.name] = self.by_url[spec.url] = replica
+        self.replicas = sorted((*self.replicas, replica), key=lambda one: one.slot)
+        self._by_name[spec.name] = self.by_url[spec.url] = self.by_slot[replica.slot] = replica
         self.list_models()
         return replica
+
+    def remove_replica(self, replica: Replica) -> None:
+        """The replica is gone for good; what is in flight there ends as it may."""
+        replica.removed = True
+        self.ailing.discard(replica)
+        replica.pool.replicas.remove(replica)
+        self.replicas = [one for one in self.replicas if one is not replica]
+        del self._by_name[replica.spec.name], self.by_url[replica.spec.url], self.by_slot[replica.slot]
+        if replica.bookings:
+            self.retired.append(replica)
+        self.list_models()
 
     def replica(self, name: str) -> Replica:
         """The replica of that name; KeyError if there is none."""
         return self._by_name[name]
 
-    def unheard(self) -> list[Replica]:
-        """Replicas of pools that take their model from them, of which none has said one."""
-        pools = [pool for pool in self.pools.values() if pool.spec.model is None]
-        return [replica for pool in pools if not any(r.models for r in pool.replicas) for replica in pool.replicas]
+    def find(self, name: str) -> Replica | None:
+        """The replica of that name, if it is there still."""
+        return self._by_name.get(name)
+
+    def unheard(self) -> list[str]:
+        """Of pools that take their model from their replicas, and of which none has said one: why, in a few words."""
+        pools = [pool for pool in self.pools.values() if pool.spec.model is None and not pool.leaving]
+        silent = [pool for pool in pools if not any(replica.models for replica in pool.replicas)]
+        said = [f"{one.spec.name}: {one.shown_reason}" for pool in silent for one in pool.replicas]
+        return said + [f"the pool {pool.spec.name} has no replicas now" for pool in silent if not pool.replicas]
 
     def learn(self, replica: Replica, uncached_tokens: int, measured_ms: float) -> None:
         """One measured prefill there, which those learn from too that have no curve of their own yet."""
@@ -414,9 +470,12 @@ class Fleet:
     def list_models(self) -> None:
         """Renew `served`, after replicas came or said what they serve."""
         self.served = {}
-        for replica in self.replicas:
+        for replica in [one for one in self.replicas if not one.pool.leaving]:
             for model in _names(replica):
                 self.served.setdefault(model, []).append(replica)
+        for pool in self.pools.values():
+            if pool.spec.model is not None and not pool.leaving:  # known, though maybe nobody serves it now
+                self.served.setdefault(pool.spec.model, [])
         self.list_up()
         cards = [card for replica in self.replicas for card in replica.models.values()]
         self.adapters = {card.id for card in cards if card.parent is not None}
@@ -424,7 +483,7 @@ class Fleet:
     def list_up(self) -> None:
         """Renew `up`, after a replica came or went."""
         self.up = {
-            model: [replica for replica in replicas if replica.state is ReplicaState.UP]
+            model: [replica for replica in replicas if replica.takes_requests]
             for model, replicas in self.served.items()
         }
 

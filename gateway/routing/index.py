@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from heapq import heappop, heappush
 from itertools import islice, repeat
 from typing import Final, NamedTuple
 
@@ -39,16 +40,17 @@ NOWHERE: Final = Depths()
 class PrefixIndex:
     """A flat map from chained hash to the replicas that hold it, in three degrees of certainty.
 
-    Replicas are slots 0, 1, 2, …; a hash's holders are a bit mask with three bits a slot. A block is *stated* when
-    the replica's own events say that it is there, *guessed* when we saw it computed or hit, *promised* while an
-    attempt in flight will compute it. Guesses are bounded by an LRU of the replica's capacity that forgets tails
-    before heads, as engines do; statements are bounded by whoever keeps them (`BlockLedger`), promises by what is in
-    flight. A fenced slot holds nothing as far as anyone can see.
+    Replicas are slots 0, 1, 2, …, those of removed ones first; a hash's holders are a bit mask with three bits a
+    slot. A block is *stated* when the replica's own events say that it is there, *guessed* when we saw it computed
+    or hit, *promised* while an attempt in flight will compute it. Guesses are bounded by an LRU of the replica's
+    capacity that forgets tails before heads, as engines do; statements are bounded by whoever keeps them
+    (`BlockLedger`), promises by what is in flight. A fenced slot holds nothing as far as anyone can see.
     """
 
     def __init__(self) -> None:
         self._holders: dict[int, int] = {}
         self._masks: dict[int, int] = {}  # one object for each mask that occurs
+        self._vacant: list[int] = []  # slots of removed replicas, a heap
         self._guessed: list[dict[int, bool]] = []  # least recently used first; a set with an order
         self._stated: list[int] = []
         self._capacity: list[int] = []
@@ -61,7 +63,11 @@ class PrefixIndex:
         self._trusted = 0
 
     def add_replica(self, capacity_blocks: int) -> int:
-        """A new slot that guesses at most `capacity_blocks` blocks."""
+        """A slot that guesses at most `capacity_blocks` blocks: one that is vacant, else a new one."""
+        if self._vacant:
+            slot = heappop(self._vacant)
+            self._capacity[slot] = capacity_blocks
+            return slot
         slot = len(self._guessed)
         self._guessed.append({})
         self._stated.append(0)
@@ -73,6 +79,14 @@ class PrefixIndex:
         self._used_at.append({})
         self._trusted |= _ALL << _BITS * slot
         return slot
+
+    def remove_replica(self, slot: int) -> None:
+        """The replica is gone for good, with nothing in flight and nothing stated: its slot is the next one's."""
+        self.forget(slot, list(self._guessed[slot]))
+        self._contested[slot].clear()
+        self._used[slot] = 0
+        self.trust(slot)
+        heappush(self._vacant, slot)
 
     def resize(self, slot: int, capacity_blocks: int) -> None:
         """Guess at most `capacity_blocks` for the slot from now on."""

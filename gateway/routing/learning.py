@@ -73,25 +73,29 @@ class Learner:
             replica.health.booked(booking.ticket, booking.booked_at)
 
     def observe(self, fact: ReplicaFact | CacheFact | StreamBroke | Refused) -> None:
-        """Learn one fact about a replica, or of a request that none took."""
+        """Learn one fact about a replica, or of a request that none took; nothing of a replica that was removed."""
         match fact:
             case Refused():
                 self._scoreboard.of("", "", fact.model).end(fact.outcome)
                 return
             case StreamBroke():  # what else comes of it is told by other facts
-                replica = self._fleet.replica(fact.replica)
-                tally = self._scoreboard.of(replica.pool.spec.name, fact.replica, fact.model).broken_streams
-                tally[fact.continuation] = tally.get(fact.continuation, 0) + 1
+                replica = self._fleet.find(fact.replica)
+                if replica is not None:
+                    tally = self._scoreboard.of(replica.pool.spec.name, fact.replica, fact.model).broken_streams
+                    tally[fact.continuation] = tally.get(fact.continuation, 0) + 1
                 return
             case ReplicaUp() | ReplicaDown() | ReplicaRestarted() | ReplicaBusy() | LoadReported():
-                replica = self._fleet.replica(fact.replica)
-                self._replica(fact, replica)
+                replica = self._fleet.find(fact.replica)
+                if replica is not None:
+                    self._replica(fact, replica)
             case CacheEvents() | CacheFenced() | CacheSynced() | CacheLost() | CacheReset():
-                replica = self._fleet.replica(fact.replica)
-                self._cache(fact, replica)
+                replica = self._fleet.find(fact.replica)
+                if replica is not None:
+                    self._cache(fact, replica)
             case _:
                 assert_never(fact)
-        replica.standing = None
+        if replica is not None:
+            replica.standing = None
 
     def attempt(self, fact: AttemptFact) -> None:
         """Learn one fact about an attempt; one that has ended is ignored."""
@@ -99,7 +103,8 @@ class Learner:
         if replica is None:
             return
         booking = replica.bookings[fact.ticket]
-        series = self._scoreboard.of(replica.pool.spec.name, replica.spec.name, booking.model)
+        counted = booking.counted
+        series = self._scoreboard.of(replica.pool.spec.name, replica.spec.name, booking.model) if counted else Series()
         if isinstance(fact, Dispatched):  # which changes nothing but figures
             series.route.observe(fact.route_s)
             series.overhead.observe(fact.overhead_s)
@@ -125,7 +130,8 @@ class Learner:
                 self._finish(replica, booking, fact)
                 if fact.outcome is not Outcome.COMPLETED or replica.health.score or replica.health.is_broken:
                     self._examine(replica, fact)
-                self._count(series, booking, fact, replica)
+                if counted:
+                    self._count(series, booking, fact, replica)
             case _:
                 assert_never(fact)
 
@@ -153,7 +159,7 @@ class Learner:
 
     def _failed(self, replica: Replica, fact: Finished | AttemptFailed) -> None:
         replica.health.failed(fact.ticket, fact.at)
-        if replica.health.is_broken:
+        if replica.health.is_broken and not replica.removed:
             self._fleet.ailing.add(replica)
 
     def _count(self, series: Series, booking: Booking, fact: Finished, replica: Replica) -> None:
@@ -217,6 +223,9 @@ class Learner:
             self._learn_tokens(replica, booking, usage, at)
         if prefill is not None:
             self._fleet.learn(replica, prefill.uncached_tokens, prefill.ms)
+        if replica.removed and not replica.bookings:  # that was the last: others may have its slot
+            self._fleet.retired.remove(replica)
+            self._beliefs.remove(replica.cache)
 
     def heard_of(self, replica: Replica, chain: PrefixChain, confirmed: int, at: float) -> None:
         """A request that is over was served there, of which there is no more to learn than where its prompt is."""

@@ -59,7 +59,7 @@ def merged(shares: Sequence[Share]) -> Share:
         first.snapshot,
         held=sum(one.held for one in snapshots),
         queue=_queue([one.queue for one in snapshots]),
-        replicas=tuple(_replica(replica, snapshots[1:]) for replica in first.snapshot.replicas),
+        replicas=tuple(_replica(replica, snapshots) for replica in _all_replicas(snapshots)),
         series=series,
         tenants=_largest((fall for one in snapshots for fall in one.tenants), KEPT),
         families=_largest((fall for one in snapshots for fall in one.families), KEPT),
@@ -96,16 +96,25 @@ def _counts(parts: Iterable[dict[str, int]]) -> dict[str, int]:
     return sums
 
 
-def _replica(replica: ReplicaView, others: Sequence[Snapshot]) -> ReplicaView:
+def _all_replicas(snapshots: Sequence[Snapshot]) -> Iterable[ReplicaView]:
+    """Each by the first one's word that knows it: one that was removed is gone when the last has let it go."""
+    first: dict[str, ReplicaView] = {}
+    for snapshot in snapshots:
+        for replica in snapshot.replicas:
+            first.setdefault(replica.name, replica)
+    return first.values()
+
+
+def _replica(replica: ReplicaView, snapshots: Sequence[Snapshot]) -> ReplicaView:
     """Requests, memory and health are each process's own; all the rest is known alike. Shown is the worst health."""
-    same = [replica, *(one for other in others for one in other.replicas if one.name == replica.name)]
+    same = [one for snapshot in snapshots for one in snapshot.replicas if one.name == replica.name]
     return replace(
         replica,
         breaker=max((one.breaker for one in same), key=BREAKER_STATES.index),
         breaker_opened=sum(one.breaker_opened for one in same),
         overloaded=sum(one.overloaded for one in same),
         inflight=sum(one.inflight for one in same),
-        peers_inflight=max(replica.peers_inflight - sum(one.inflight for one in same[1:]), 0),
+        peers_inflight=max(replica.peers_inflight - sum(one.inflight for one in same) + replica.inflight, 0),
         index_bytes=sum(one.index_bytes for one in same),
     )
 

@@ -39,8 +39,12 @@ class Reuse:
         self._gone = [0.0] * _BINS  # by idle time: blocks forgotten without another use
         self._refreshed_at: float | None = None
 
-    def add_replica(self, kv_tokens: int) -> None:
-        """The next slot, with a cache of so many tokens."""
+    def add_replica(self, kv_tokens: int, slot: int | None = None) -> None:
+        """The next slot, or one whose replica was removed, with a cache of so many tokens."""
+        if slot is not None and slot < len(self._caches):
+            self.forget(slot)
+            self.resize(slot, kv_tokens)
+            return
         self._caches.append({})
         self._sizes.append(max(kv_tokens // SAMPLE_TOKENS, 1))
         self._prices.append(0.0)

@@ -11,23 +11,23 @@ from gateway.routing.beliefs import Beliefs
 from gateway.routing.chain import DEFAULT_BLOCK_BYTES, ChainForm
 from gateway.routing.congestion import Congestion
 from gateway.routing.decision import Decision, Held, Priority, Rejection, RouteRequest
-from gateway.routing.facts import Fact, PeerGone, PeerHeard, PeersSilent, ResponseStored, Withdrawn
-from gateway.routing.filters import usable, visible
-from gateway.routing.fleet import (
-    DEFAULT_KV_TOKENS,
-    Booking,
-    Fleet,
-    Pool,
-    PoolSpec,
-    Replica,
-    ReplicaSpec,
-    ReplicaState,
-    chain_for,
+from gateway.routing.facts import (
+    Fact,
+    PeerGone,
+    PeerHeard,
+    PeersSilent,
+    ReplicaRemoved,
+    ResponseStored,
+    RoutingChanged,
+    Withdrawn,
 )
+from gateway.routing.filters import usable, visible
+from gateway.routing.fleet import Booking, Fleet, PoolSpec, Replica, chain_for
 from gateway.routing.health import HealthRules
 from gateway.routing.holding import LOOK_S, RELOOK_S, HeldRequest
 from gateway.routing.knowledge import Knowledge, give_knowledge, take_knowledge
 from gateway.routing.learning import AttemptFact, Learner
+from gateway.routing.membership import Membership, MembershipFact
 from gateway.routing.merging import KEPT, Share
 from gateway.routing.outbox import Outbox
 from gateway.routing.peers import Peers
@@ -90,17 +90,17 @@ class Router:
         self._stored: OrderedDict[str, str] = OrderedDict()
         self._last_ticket = 0
         self._turns: Counter[str] = Counter()
+        self._membership = Membership(self._fleet, self._beliefs, self._reuse, self._congestion, block_bytes)
         for spec in pools:
-            pool = self._fleet.add_pool(spec)
+            self._membership.configure(spec)
             for replica in spec.replicas:
-                self._add(pool, replica)
+                self._membership.add(spec.name, replica)
 
-    def _add(self, pool: Pool, spec: ReplicaSpec) -> None:
-        bookings: dict[int, Booking] = {}
-        blocks = max(1, int(DEFAULT_KV_TOKENS * 4 / self.block_bytes))
-        view = self._beliefs.add_replica(blocks, bookings.values)
-        self._reuse.add_replica(DEFAULT_KV_TOKENS)
-        self._fleet.add_replica(pool, spec, view).bookings = bookings
+    def _decide_by(self, policy: str, hold_ms: float) -> None:
+        self.policy = policy
+        self._pick = POLICIES[policy]
+        self._hold_ms = hold_ms if policy in HOLDING or self._queue.limits.every_policy else 0.0
+        self._queue.hold_s = self._hold_ms / 1000
 
     # ── route ────────────────────────────────────────────────────────────────────────────────────
 
@@ -113,7 +113,7 @@ class Router:
         if isinstance(answer, Decision):
             self._last_ticket = answer.ticket
             if self._hold_ms and not request.tried:
-                if self._is_full(self._fleet.replicas[answer.chosen.slot], now) or self._others_wait(request):
+                if self._is_full(self._fleet.by_slot[answer.chosen.slot], now) or self._others_wait(request):
                     replicas = len(self._fleet.up[answer.model])
                     return self._queue.newcomer(answer, request, replicas, now) or Held(answer.ticket, answer.chosen)
                 if self._queue:
@@ -198,15 +198,16 @@ class Router:
         return replica.booked_ms(now) >= self._hold_ms and replica.shows_progress
 
     def _gone(self) -> set[int]:
-        """Slots of replicas that are not up: who is held for one goes elsewhere, or is told."""
-        return {replica.slot for replica in self._fleet.replicas if replica.state is not ReplicaState.UP}
+        """Slots for which requests are held and that take none: who is held for one goes elsewhere, or is told."""
+        taking = {replica.slot for replica in self._fleet.replicas if replica.takes_requests}
+        return {held.slot for held in self._queue.held if held.slot not in taking}
 
     def _free(self, now: float) -> set[int]:
         """Slots of replicas that may be sent held requests."""
         return {
             replica.slot
             for replica in self._fleet.replicas
-            if replica.state is ReplicaState.UP and not self._is_full(replica, now)
+            if replica.takes_requests and not self._is_full(replica, now)
         }
 
     def preview(self, request: RouteRequest, now: float) -> Decision | Rejection:
@@ -238,7 +239,7 @@ class Router:
     def _book(self, decision: Decision, request: RouteRequest, now: float) -> None:
         self._turns[decision.model] += 1
         chosen = decision.chosen
-        replica = self._fleet.replicas[chosen.slot]
+        replica = self._fleet.by_slot[chosen.slot]
         chain = chain_for(replica, request)
         booking = Booking(
             ticket=decision.ticket,
@@ -256,6 +257,7 @@ class Router:
             routed_tokens=chosen.cached_tokens,
             wait_ms=chosen.wait_ms,
             prefill_ms=chosen.prefill_ms,
+            counted=request.counted,
             token_count=replica.pool.token_count(request),
             begun=request.begun,
         )
@@ -263,7 +265,8 @@ class Router:
         self._beliefs.claim(replica.cache, booking, settled)
         self._learner.booked(replica, booking)
         self._congestion.routed(now, chosen.slot, chosen.prefill_ms)
-        self._scoreboard.decided(decision, request.accepted_at)
+        if request.counted:
+            self._scoreboard.decided(decision, request.accepted_at)
         if self._outbox is not None:
             self._outbox.booked(replica, booking)
 
@@ -276,9 +279,7 @@ class Router:
             return
         match fact:
             case ResponseStored():
-                self._keep(fact.response_id, fact.replica)
-                if self._outbox is not None:
-                    self._outbox.stored(self._fleet.replica(fact.replica), fact.response_id)
+                self._response_stored(fact)
             case Withdrawn():
                 self._queue.withdraw(fact.ticket, fact.at)
             case PeerHeard():
@@ -289,8 +290,21 @@ class Router:
                 self._peers.gone(fact.sender, fact.at)
             case PeersSilent():
                 self._peers.lapse(fact.since, fact.at)
+            case RoutingChanged():
+                self._decide_by(fact.policy, fact.hold_ms)
+            case _ if isinstance(fact, MembershipFact):
+                self._membership.observe(fact)
+                if isinstance(fact, ReplicaRemoved):
+                    self._stored = OrderedDict(kept for kept in self._stored.items() if kept[1] != fact.replica)
             case _:
                 self._learner.observe(fact)
+
+    def _response_stored(self, fact: ResponseStored) -> None:
+        replica = self._fleet.find(fact.replica)
+        if replica is not None:
+            self._keep(fact.response_id, fact.replica)
+            if self._outbox is not None:
+                self._outbox.stored(replica, fact.response_id)
 
     def _keep(self, response_id: str, replica: str) -> None:
         self._stored[response_id] = replica
@@ -347,9 +361,19 @@ class Router:
         return Share(snapshot, tuple(tuple(series.recent_ttfts) for series in board.series.values()))
 
     def least_busy(self, pool: str) -> list[str]:
-        """The pool's replicas that are up, those with the fewest requests in flight first."""
-        up = [replica for replica in self._fleet.pools[pool].replicas if replica.state is ReplicaState.UP]
+        """The pool's replicas that take requests, those with the fewest in flight first; none of no such pool."""
+        known = self._fleet.pools.get(pool)
+        up = [] if known is None else [replica for replica in known.replicas if replica.takes_requests]
         return [replica.spec.name for replica in sorted(up, key=lambda replica: len(replica.bookings))]
+
+    def is_draining(self, replica: str) -> bool:
+        """Whether the replica is to take no new requests."""
+        return self._fleet.replica(replica).draining
+
+    def unfinished(self, replica: str) -> int:
+        """How many of our requests are in flight at the replica, or were when it was removed."""
+        fleet = self._fleet
+        return sum(one.own_bookings for one in (*fleet.replicas, *fleet.retired) if one.spec.name == replica)
 
     def token_forms(self) -> set[ChainForm]:
         """The forms of token chains that replicas are followed by: what a request should bring."""

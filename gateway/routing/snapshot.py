@@ -105,6 +105,7 @@ class ReplicaView:
     url: str
     state: str
     reason: str
+    draining: bool
     breaker: str
     """closed, open or half-open."""
     breaker_opened: int
@@ -246,14 +247,15 @@ def _cache_view(replica: Replica, index: PrefixIndex) -> CacheBeliefView:
 
 def _replica_view(replica: Replica, index: PrefixIndex, now: float) -> ReplicaView:
     curve = replica.curve
-    ours = sum(ticket > 0 for ticket in replica.bookings)
+    ours = replica.own_bookings
     return ReplicaView(
         name=replica.spec.name,
         pool=replica.pool.spec.name,
         model=replica.pool.spec.model or ",".join(sorted(replica.models)),
         url=replica.spec.url,
-        state=replica.state,
-        reason=replica.reason,
+        state=replica.shown_state,
+        reason=replica.shown_reason,
+        draining=replica.draining,
         breaker=replica.health.state(now),
         breaker_opened=replica.health.opened,
         overloaded=replica.health.overloaded,

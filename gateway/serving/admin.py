@@ -1,4 +1,4 @@
-"""The admin API's read side: dashboard, snapshot, live events, decisions, metrics; does I/O."""
+"""The admin API, its read side here: dashboard, snapshot, live events, decisions, metrics; does I/O."""
 
 import asyncio
 import time
@@ -19,6 +19,7 @@ from gateway.serving.explanation import explain
 from gateway.serving.framework import TheGateway
 from gateway.serving.gateway import Gateway
 from gateway.serving.json_response import json_response
+from gateway.serving.membership.routes import routes as membership_routes
 from gateway.serving.metrics import registry
 from gateway.serving.report import WorkerView
 from gateway.serving.sharing.status import SharingStatus
@@ -33,6 +34,7 @@ _ANY_BODY: Final = {"required": True, "content": {"application/json": {"schema":
 """Of a route that reads the body itself."""
 
 routes = APIRouter()
+routes.include_router(membership_routes)
 
 
 class GatewayView(msgspec.Struct, frozen=True):
@@ -76,18 +78,14 @@ async def _events(gateway: TheGateway) -> StreamingResponse:
     return StreamingResponse(_snapshots(gateway), media_type="text/event-stream")
 
 
-@routes.get("/api/replicas")
-async def _replicas(gateway: TheGateway) -> Response:
-    return json_response(msgspec.json.encode((await whole_report(gateway)).snapshot.replicas))
-
-
 @routes.get("/api/pools/{name}/prefill")
 async def _prefill(gateway: TheGateway, name: str) -> Response:
-    replicas = [replica for replica in gateway.snapshot().replicas if replica.pool == name]
-    if not replicas:
+    pool = next((pool for pool in gateway.config.pools if pool.name == name), None)
+    if pool is None:
         raise bad_request(f"there is no pool `{name}`", "name", "pool_not_found", 404)
+    replicas = [replica for replica in gateway.snapshot().replicas if replica.pool == name]
     actual = {replica.name: replica.prefill_actual for replica in replicas}
-    return json_response(msgspec.json.encode({"desired": replicas[0].prefill_desired, "actual": actual}))
+    return json_response(msgspec.json.encode({"desired": pool.prefill.settings(), "actual": actual}))
 
 
 @routes.get("/api/experiments")

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from gateway.routing.decision import RouteRequest
 from gateway.serving import headers as header_rules
 from gateway.serving.admission import salt_fields
 from gateway.serving.attempt import Attempt
@@ -38,7 +39,10 @@ class Sending:
         visit: Visit | None,
         *,
         kept: bool,
+        asked: RouteRequest | None = None,
     ) -> None:
+        """`asked` is the request as it is routed; None for what is no request of a client's as it came."""
+        self.asked = asked
         self.endpoint = endpoint
         self.headers = http.headers
         self.body = http.body
@@ -121,4 +125,6 @@ class Try:
             body = add(body, include_usage=not request.usage_requested, fields=fields)
         limits, prompt_tokens = self._gateway.config.timeouts, self.attempt.decision.chosen.prompt_tokens
         begin_s = limits.first_token(prompt_tokens) if request.stream else limits.first_byte_s
+        if self._gateway.hot is not None and sending.asked is not None:
+            self._gateway.hot.note(self.backend.pool, sending.asked, prepared.endpoint, body, self._gateway.clock())
         return await self._gateway.engines.send(self.backend.url, "POST", prepared.endpoint, headers, body, begin_s)

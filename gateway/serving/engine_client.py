@@ -143,11 +143,12 @@ class EngineResponse:
 class _Engine:
     """One engine's address and its connections that wait for a next request."""
 
-    __slots__ = ("idle", "origin", "url")
+    __slots__ = ("idle", "keeps", "origin", "url")
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.origin = origin_of(url)
+        self.keeps = IDLE_CONNECTIONS
         self.idle: list[_Connection] = []
 
 
@@ -199,6 +200,14 @@ class EngineClient:
                 raise
             else:
                 return EngineResponse(connection)
+
+    def forget(self, url: str) -> None:
+        """Close the connections to an engine that wait for a next request; those in use end by themselves."""
+        engine = self._engines.pop(url, None)
+        if engine is not None:
+            engine.keeps = 0
+            for connection in list(engine.idle):
+                connection.abort()
 
     async def close(self) -> None:
         """Close every connection."""
@@ -420,7 +429,7 @@ class _Connection(asyncio.Protocol):
             self._wake()
         idle = self.engine.idle
         whole = self._complete and self._reusable and not self._chunks and self._error is None
-        if whole and self._transport is not None and len(idle) < IDLE_CONNECTIONS:
+        if whole and self._transport is not None and len(idle) < self.engine.keeps:
             idle.append(self)
         else:
             self.abort()

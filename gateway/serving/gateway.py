@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from random import Random
 
 import msgspec
@@ -23,6 +24,7 @@ from gateway.serving.engine_client import EngineClient, EngineGoneError, TimeLim
 from gateway.serving.events.feeds import EventFeeds
 from gateway.serving.headers import HeaderList
 from gateway.serving.journal import Journal
+from gateway.serving.membership.plan import Member, Plan, first_plan
 from gateway.serving.placing import Placer
 from gateway.serving.recourse import Recourse
 from gateway.serving.request_log import RequestLog
@@ -31,6 +33,7 @@ from gateway.serving.sharing.sharer import Sharer
 from gateway.serving.tls import EngineTls
 from gateway.serving.tokenise.calls import Site
 from gateway.serving.tokenise.tokenisers import Tokenisers
+from gateway.serving.warming.families import hot_families
 from gateway.serving.workers.siblings import Siblings
 from gateway.wire.request import InferenceRequest
 
@@ -58,7 +61,10 @@ class Gateway:
         seed: int | None = None,
         journal: Journal | None = None,
         siblings: Siblings | None = None,
+        plan: Plan | None = None,
     ) -> None:
+        """`plan` is what a worker that joins late begins with; without it, the replicas are the file's."""
+        plan = plan or first_plan(config)
         self.config = config
         self.journal = journal
         self.log = None if config.log.requests == "none" else RequestLog(everything=config.log.requests == "all")
@@ -69,7 +75,7 @@ class Gateway:
         self.clock = time.monotonic
         routing = config.routing
         self.router = Router(
-            [pool.spec() for pool in config.pools],
+            plan.specs(),
             policy=routing.policy,
             rng=Random(seed),
             block_bytes=routing.block_bytes,
@@ -83,7 +89,7 @@ class Gateway:
         limits = config.timeouts
         times = TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s, limits.total_s)
         self.engines = EngineClient(times, self.tls.of_url)
-        self.backends = {backend.name: backend for backend in _backends(config)}
+        self.backends = {member.name: self.backend_of(member) for member in plan.members}
         self.cache_secret = cache_secret(config)
         self.tenancy = configured_tenancy(config, self.cache_secret)
         """Who may come in; None where everybody may."""
@@ -97,12 +103,42 @@ class Gateway:
         self.live_ids: set[str] = set()
         self.suspects: set[str] = set()
         """Replicas that are down by a request's word, not by the poller's."""
+        self.discovery_notices: dict[str, list[str]] = {}
+        """By pool: why its replicas are not all that were discovered, or no longer are."""
+        self.hot = hot_families(config)
+        """The prompts to be prefilled after a restart; None where no pool wants that."""
+        self.when_restarted: Callable[[Backend], None] = lambda _: None
+        """Told of each replica whose process is a new one."""
         self.closing = False
         self.shown: tuple[float, asyncio.Task[bytes]] | None = None
         """What all who watch live are sent, and when it was asked for."""
         self.sharer: Sharer | None = None
         """What tells other gateways; None where there are none."""
         self._background: set[asyncio.Task[None]] = set()
+
+    def backend_of(self, member: Member) -> Backend:
+        """What serving needs of the replica."""
+        pool = next(pool for pool in self.config.pools if pool.name == member.pool)
+        key = os.environ.get(pool.api_key_env, "").strip() if pool.api_key_env else ""
+        credentials: HeaderList = [(b"authorization", b"Bearer " + key.encode())] if key else []
+        self.tls.learn(member.url, pool.name)
+        return Backend(member.name, pool.name, member.url, dialect(pool.engine), credentials)
+
+    def configure(self, config: Config) -> None:
+        """Go by this configuration from now on; what else follows from it is for whoever changes it to do."""
+        limits = config.timeouts
+        self.config = config
+        self.engines.limits = TimeLimits(limits.connect_s, limits.first_byte_s, limits.idle_s, limits.total_s)
+        self.tls.adopt(config.pools)
+        self.unsalted = unsalted_endpoints(dialect(pool.engine) for pool in config.pools)
+        self.recourse.configure(config.retry, config.routing.max_attempts)
+        self.renew_tenants(config)
+        self.models = {pool.name: pool.model for pool in config.pools}
+        self._encodings = {pool.name: pool.encoding for pool in config.pools}
+        self.hot = self.hot if self.hot is not None and self.hot.is_of(config) else hot_families(config)
+        self.feeds.configure(config)
+        if self.journal is not None:
+            self.journal.configure(config.pools)
 
     def observe(self, fact: Fact) -> None:
         """Tell the router, and those who wait for what it makes of it."""
@@ -116,8 +152,14 @@ class Gateway:
 
     def unreachable(self, backend: Backend, reason: str) -> None:
         """Leave a replica alone that took no connection, until the poller's next look finds it well."""
-        self.suspects.add(backend.name)
-        self.observe(ReplicaDown(backend.name, self.clock(), reason))
+        if self.is_there(backend):
+            self.suspects.add(backend.name)
+            self.observe(ReplicaDown(backend.name, self.clock(), reason))
+
+    def is_there(self, backend: Backend) -> bool:
+        """Whether the replica of that name is this one still."""
+        known = self.backends.get(backend.name)
+        return known is not None and known.url == backend.url
 
     async def chains_of(self, request: InferenceRequest, body: bytes) -> Chains:
         """The prompt's prefix chains; empty ones for what leaves nothing in an engine's prefix cache."""
@@ -131,7 +173,7 @@ class Gateway:
 
     def _sites(self, pool: str) -> list[Site]:
         """Replicas of a pool that may be asked to tokenise, the least busy first."""
-        backends = [self.backends[name] for name in self.router.least_busy(pool)]
+        backends = [self.backends[name] for name in self.router.least_busy(pool) if name in self.backends]
         return [Site(backend.url, backend.credentials) for backend in backends]
 
     def snapshot(self) -> Snapshot:
@@ -141,8 +183,9 @@ class Gateway:
     def notices(self) -> list[str]:
         """What an operator should know of the gateway itself: sentences."""
         sharing = self.sharer.notices if self.sharer is not None else []
+        discovery = [notice for notices in self.discovery_notices.values() for notice in notices]
         written = [one.notices() for one in (self.journal, self.log) if one is not None]
-        return self.config.notices() + [notice for notices in written for notice in notices] + sharing
+        return self.config.notices() + [notice for notices in written for notice in notices] + sharing + discovery
 
     def warnings(self, snapshot: Snapshot) -> dict[str, list[str]]:
         """By replica that is up: what is missing or differs from the configuration, and what to do about it."""
@@ -150,17 +193,17 @@ class Gateway:
         return {
             replica.name: [*self._warnings(replica), *doubts[replica.pool]]
             for replica in snapshot.replicas
-            if replica.state == "up"
+            if replica.state in ("up", "draining")
         }
 
     def _warnings(self, replica: ReplicaView) -> list[str]:
         backend = self.backends[replica.name]
         warnings = list(backend.dialect.warnings(replica.description, replica.prefill_desired))
-        model = self.models[replica.pool]
+        model = self.models.get(replica.pool)
         if model is not None and replica.models and model not in replica.models:
             served = ", ".join(replica.models)
             warnings.append(f"it serves {served}, not {model}: restart it with --served-model-name {model}")
-        if replica.description.publishes_events and self._encodings[replica.pool] == "":
+        if replica.description.publishes_events and self._encodings.get(replica.pool) == "":
             warnings.append("it publishes KV events, which are of no use until the pool says how to count `tokens`")
         if replica.cache.broken is not None:
             warnings.append(replica.cache.broken.sentence)
@@ -175,17 +218,17 @@ class Gateway:
 
         `served` is a model that it has, for a pool that names none.
         """
-        model = self.models[backend.pool] or served
-        said = await self.tokenisers.disagreement(
-            self._encodings[backend.pool], backend.url, backend.credentials, model
-        )
+        model = self.models.get(backend.pool) or served
+        encoding = self._encodings.get(backend.pool, "")
+        said = await self.tokenisers.disagreement(encoding, backend.url, backend.credentials, model)
         self.token_differences[backend.name] = [] if said is None else [said]
 
     def restarted(self, backend: Backend) -> None:
         """A replica's process is a new one."""
         self.observe(ReplicaRestarted(backend.name, self.clock()))
         self.feeds.restarted(backend.name)
-        self.tokenisers.forget(self._encodings[backend.pool])
+        self.when_restarted(backend)
+        self.tokenisers.forget(self._encodings.get(backend.pool, ""))
 
     def abort(self, backend: Backend, request_id: str) -> None:
         """Tell an engine to stop a request for which closing the connection is not enough, without waiting.
@@ -245,15 +288,3 @@ class Gateway:
 def _queue_limits(config: Config) -> QueueLimits:
     """The queue's limits, with the weights of the tenants that have one."""
     return config.queue.limits({tenant.name: tenant.weight for tenant in config.tenants})
-
-
-def _backends(config: Config) -> list[Backend]:
-    backends = []
-    for pool in config.pools:
-        key = os.environ.get(pool.api_key_env, "").strip() if pool.api_key_env else ""
-        credentials: HeaderList = [(b"authorization", b"Bearer " + key.encode())] if key else []
-        backends += [
-            Backend(replica.name, pool.name, replica.url, dialect(pool.engine), credentials)
-            for replica in pool.spec().replicas
-        ]
-    return backends

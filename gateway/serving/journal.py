@@ -75,6 +75,11 @@ class Journal:
         except queue.Full:
             self.counts["dropped"] += 1
 
+    def configure(self, pools: Sequence[PoolConfig]) -> None:
+        """The pools, or their replicas, are others now: the next line comes under a new header."""
+        self._pools = pools
+        self._fleet_due = 0.0
+
     def notices(self) -> list[str]:
         """What an operator should know: sentences."""
         notices = [] if self._trouble is None else [self._trouble]

@@ -55,16 +55,23 @@ async def _health() -> Response:
 async def _ready(gateway: TheGateway, response: Response) -> dict[str, object]:
     report = await whole_report(gateway)
     usable = report.usable
-    ready = bool(usable) and all(usable.values())
+    ready = bool(usable) and all(usable.values()) and not gateway.closing
     if not ready:
         response.status_code = 503
         response.headers["retry-after"] = "2"
     if gateway.tenancy is not None:  # whoever asks has no key, and need not know who is here
         return {"ready": ready}
-    states = {replica.name: replica.reason or replica.state for replica in report.snapshot.replicas}
+    states = {replica.name: replica.reason or str(replica.state) for replica in report.snapshot.replicas}
     workers = {row.number: row.state for row in report.workers}
     sharing = msgspec.to_builtins(report.sharing)
-    return {"ready": ready, "models": usable, "replicas": states, "workers": workers, "sharing": sharing}
+    return {
+        "ready": ready,
+        "stopping": gateway.closing,
+        "models": usable,
+        "replicas": states,
+        "workers": workers,
+        "sharing": sharing,
+    }
 
 
 def _card(gateway: Gateway, model: str, scope: Scope | None) -> dict[str, object]:

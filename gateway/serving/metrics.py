@@ -330,7 +330,8 @@ def _troubles(replicas: tuple[ReplicaView, ...]) -> Iterator[Metric]:
 
 def _gauges(replicas: tuple[ReplicaView, ...]) -> Iterator[Metric]:
     readings: dict[str, tuple[str, Callable[[ReplicaView], float | None]]] = {
-        "replica_up": ("1 when the replica answers", lambda r: float(r.state == "up")),
+        "replica_up": ("1 when the replica answers", lambda r: float(r.state in ("up", "draining"))),
+        "replica_draining": ("1 while the replica takes no new requests", lambda r: float(r.draining)),
         "breaker_state": (
             "Circuit breaker: 0 closed, 1 half-open, 2 open",
             lambda r: float(BREAKER_STATES.index(BreakerState(r.breaker))),

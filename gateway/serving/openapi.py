@@ -34,7 +34,7 @@ _ONE_OF: Final = {
 _IDS: Final = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": MAX_TOKEN_ID}}
 _TEXTS: Final = {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "object"}]}}
 _PROMPT: Final = {"anyOf": [{"type": "string"}, _TEXTS, _IDS, {"type": "array", "items": _IDS}, {"type": "null"}]}
-_REFUSALS: Final = (400, 404, 408, 413, 415, 417, 422, 429, 431, 500, 501, 502, 503, 504)
+_REFUSALS: Final = (400, 401, 403, 404, 408, 413, 415, 417, 422, 429, 431, 500, 501, 502, 503, 504)
 _REFERENCE: Final = "#/components/schemas/{name}"
 
 

@@ -24,6 +24,12 @@ class PollClients:
             self._clients[context] = client
         return client
 
+    def configure(self, timeout_s: float) -> None:
+        """So long may one look take from now on."""
+        self._timeout_s = timeout_s
+        for client in self._clients.values():
+            client.timeout = httpx.Timeout(timeout_s)
+
     async def aclose(self) -> None:
         """Close them all."""
         for client in self._clients.values():

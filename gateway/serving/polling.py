@@ -2,17 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import httpx
 
 from engines.cache_events import EventSource
 from engines.reports import LoadReport
 from gateway.config import Config
+from gateway.config.routing import PollingConfig
 from gateway.routing.facts import CacheReset, LoadReported, ReplicaDown, ReplicaUp
 from gateway.serving.damping import Damping
+from gateway.serving.discovery.configured import discovered
 from gateway.serving.events.silence import Silence
 from gateway.serving.gateway import Backend, Gateway
 from gateway.serving.poll_clients import PollClients
@@ -30,29 +32,48 @@ class Poller:
         self._gateway = gateway
         polling = gateway.config.polling
         self._clients = PollClients(gateway.tls, polling.timeout_s)
-        self._watches = [
-            _Watch(gateway, self._clients.of(backend.pool), backend) for backend in gateway.backends.values()
-        ]
-        self._tasks: list[asyncio.Task[None]] = []
+        self._watches = {name: self._watch_of(one) for name, one in gateway.backends.items()}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
         """Look at every replica once, then go on in the background."""
         await self.look()
-        interval_s = self._gateway.config.polling.interval_s
-        self._tasks = [asyncio.create_task(watch.run(interval_s)) for watch in self._watches]
-        for task in self._tasks:
-            task.add_done_callback(_say_why)
+        for name, watch in self._watches.items():
+            self._watch(name, watch.run())
 
     async def look(self) -> None:
         """Look at every replica once."""
-        await asyncio.gather(*(watch.look() for watch in self._watches))
+        await asyncio.gather(*(watch.look() for watch in self._watches.values()))
+
+    def add(self, backend: Backend) -> None:
+        """Look at one more replica from now on."""
+        watch = self._watches[backend.name] = self._watch_of(backend)
+        self._watch(backend.name, watch.begin())
+
+    async def drop(self, replica: str) -> None:
+        """Look no more at one that was removed."""
+        del self._watches[replica]
+        task = self._tasks.pop(replica)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    def configure(self, polling: PollingConfig) -> None:
+        """Look as often, and as patiently, as is configured now."""
+        self._clients.configure(polling.timeout_s)
 
     async def stop(self) -> None:
         """End all looking."""
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await self._clients.aclose()
+
+    def _watch_of(self, backend: Backend) -> "_Watch":
+        return _Watch(self._gateway, self._clients.of(backend.pool), backend)
+
+    def _watch(self, replica: str, watching: Coroutine[Any, Any, None]) -> None:
+        task = self._tasks[replica] = asyncio.create_task(watching)
+        task.add_done_callback(_say_why)
 
 
 def _say_why(task: asyncio.Task[None]) -> None:
@@ -63,8 +84,11 @@ def _say_why(task: asyncio.Task[None]) -> None:
 
 @asynccontextmanager
 async def looked_once(config: Config) -> AsyncIterator[Gateway]:
-    """A gateway that serves nobody and has looked at every replica once, for commands that only ask."""
-    gateway = Gateway(config)
+    """A gateway that serves nobody and has looked at every replica once, for commands that only ask.
+
+    Raises ConfigError where replicas cannot be discovered.
+    """
+    gateway = Gateway(config, plan=await discovered(config))
     poller = Poller(gateway)
     try:
         await poller.look()
@@ -98,10 +122,15 @@ class _Watch:
         self._resets: int | None = None
         """How often the cache was told to drop itself."""
 
-    async def run(self, interval_s: float) -> None:
+    async def begin(self) -> None:
+        """For one that was not there when all were looked at first."""
+        await self.look()
+        await self.run()
+
+    async def run(self) -> None:
         while True:
             await self._gateway.feeds.update(self._backend, self._sources)
-            await asyncio.sleep(interval_s)
+            await asyncio.sleep(self._gateway.config.polling.interval_s)
             await self.look()
 
     async def look(self) -> None:

@@ -24,13 +24,17 @@ class Recourse:
     """One for all requests of a process."""
 
     def __init__(self, retry: RetryConfig, max_attempts: int, rng: Random) -> None:
-        self._retry = retry
-        self._max_attempts = max_attempts
         self._rng = rng
-        self._retries = Budget(retry.budget_share, retry.budget_floor_per_s)
-        self._hedges = Budget(retry.hedge_share)
         self.waiting = 0
         """Requests that wait for a replica to come back."""
+        self.configure(retry, max_attempts)
+
+    def configure(self, retry: RetryConfig, max_attempts: int) -> None:
+        """Go by these from now on; what was spent is forgotten."""
+        self._retry = retry
+        self._max_attempts = max_attempts
+        self._retries = Budget(retry.budget_share, retry.budget_floor_per_s)
+        self._hedges = Budget(retry.hedge_share)
 
     def accepted(self, now: float) -> None:
         """A request came: what a share of may be spent."""

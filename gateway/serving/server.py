@@ -2,35 +2,48 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from functools import partial
+from typing import Any, Final
 
 import uvicorn
 
-from gateway.config import Config
+from gateway.config import Config, ConfigSource
 from gateway.serving import admin, listening, main_app
 from gateway.serving.admin_guard import configured_guard
+from gateway.serving.discovery.finder import Discovery
 from gateway.serving.framework import framework
 from gateway.serving.front.connection import LINGER_S, ClientConnection
 from gateway.serving.gateway import Gateway
 from gateway.serving.journal import open_journal
 from gateway.serving.main_port import FrameworkPort, MainPort
+from gateway.serving.membership.membership import Membership
+from gateway.serving.membership.plan import Command, Plan, first_plan
+from gateway.serving.membership.reload import Reloading
 from gateway.serving.polling import Poller
 from gateway.serving.sharing.channel import Channel
 from gateway.serving.sharing.configured import configured_channel
 from gateway.serving.tls import server_context
+from gateway.serving.warming.warmer import Warmer
 from gateway.serving.workers.siblings import Siblings
 
-DRAIN_S: int = 30
+_log: Final = logging.getLogger("prefixgate")
+
 BACKLOG: int = 4096
 """Connections that may wait to be taken."""
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that leaves signals to us, since two share the process."""
+    """A uvicorn server that leaves signals to us, since two share the process.
+
+    `shares_port`: another gateway may listen beside it, which new connections are then left to.
+    """
+
+    shares_port = False
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -38,6 +51,8 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Wait for what is being answered; those who are left then are told why there is no (or no more) answer."""
+        if self.shares_port and listening.turn_away(sockets or []):
+            await asyncio.sleep(listening.HANDSHAKE_S)
         await super().shutdown(sockets)
         connections = self.server_state.connections
         for connection in list(connections):
@@ -51,17 +66,60 @@ class _Server(uvicorn.Server):
 class RunningGateway:
     """A gateway that listens; `url` and `admin_url` say where."""
 
-    def __init__(self, gateway: Gateway, servers: list[_Server], url: str, admin_url: str) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        servers: list[_Server],
+        ports: Sequence[FrameworkPort],
+        membership: Membership,
+        reloading: Reloading,
+        warmer: Warmer,
+    ) -> None:
         self.gateway = gateway
-        self.url = url
-        self.admin_url = admin_url
+        self.membership = membership
+        self.reloading = reloading
+        self.warmer = warmer
+        self.url = ""
+        self.admin_url = ""
         self._servers = servers
+        self._ports = ports
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def stop(self) -> None:
-        """Take no new connections, let requests in flight end, then close."""
+        """Say that it ends, take new connections for `drain_notice_s` more, let requests in flight end, then close."""
+        if self.gateway.closing:
+            return
         self.gateway.closing = True
+        for port in self._ports:
+            port.leaving = True
+        notice_s = self.gateway.config.server.drain_notice_s
+        if notice_s:
+            asyncio.get_running_loop().call_later(notice_s, self._exit)
+        else:
+            self._exit()
+
+    def _exit(self) -> None:
         for server in self._servers:
+            server.config.timeout_graceful_shutdown = self.gateway.config.server.drain_s  # type: ignore[assignment]
             server.should_exit = True
+
+    def follow(self, command: Command) -> None:
+        """Do what all workers are told to; one command after the other."""
+        self._begin(self.membership.follow(command))
+
+    def reload(self) -> None:
+        """Read the configuration again, and log what came of it."""
+        self._begin(self.reloading.reload_and_log())
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a change of the fleet failed inside the gateway", exc_info=error)
 
 
 @contextlib.asynccontextmanager
@@ -72,15 +130,18 @@ async def running(
     sockets: Sequence[socket.socket] = (),
     siblings: Siblings | None = None,
     channel: Channel | None = None,
+    plan: Plan | None = None,
+    source: ConfigSource | None = None,
 ) -> AsyncIterator[RunningGateway]:
     """Start a gateway on the configured ports (0: any free one); it ends with the block.
 
-    One of several workers is given its `sockets`, as `listening.open_ports` makes them, its `siblings`, and the
-    `channel` that it shares over. Raises ConfigError where the journal cannot be kept or the Redis URL makes no sense,
-    OSError where a port is taken.
+    One of several workers is given its `sockets`, as `listening.open_ports` makes them, its `siblings`, the `channel`
+    that it shares over, and the `plan` that all of them follow. `source` is read again when that is asked for. Raises
+    ConfigError where the journal cannot be kept or the Redis URL makes no sense, OSError where a port is taken.
     """
     channel = channel or configured_channel(config)
-    gateway = Gateway(config, seed=seed, journal=open_journal(config), siblings=siblings)
+    plan = plan or first_plan(config)
+    gateway = Gateway(config, seed=seed, journal=open_journal(config), siblings=siblings, plan=plan)
     tls = server_context(config.server)
     guard = configured_guard(config.server)
     sockets = sockets or listening.open_ports(config.server)
@@ -94,13 +155,21 @@ async def running(
         ]
     servers = [_server(port, tls) for port in ports]
     poller = Poller(gateway)
+    membership = Membership(gateway, poller, plan, ports)
+    reloading = Reloading(gateway, membership, source)
+    warmer = Warmer(gateway)
+    for server, port in zip(servers, ports, strict=True):
+        server.shares_port = config.server.reuse_port
+        port.app.state.membership, port.app.state.reloading, port.app.state.warmer = membership, reloading, warmer
+    discovery = Discovery(gateway, membership)
     await poller.start()
     await gateway.share_over(channel)
+    discovery.configure(config)
     tasks = [
         asyncio.create_task(server.serve(sockets=[listener])) for server, listener in zip(servers, sockets, strict=True)
     ]
-    urls = [listening.url(config.server, one) for one in (sockets[0], sockets[-1])]
-    run = RunningGateway(gateway, servers, *urls)
+    run = RunningGateway(gateway, servers, ports, membership, reloading, warmer)
+    run.url, run.admin_url = [listening.url(config.server, one) for one in (sockets[0], sockets[-1])]
     try:
         while not all(server.started for server in servers):  # noqa: ASYNC110 - uvicorn has a flag, no event
             await asyncio.sleep(0.005)
@@ -108,17 +177,29 @@ async def running(
     finally:
         run.stop()
         await asyncio.gather(*tasks)
+        await discovery.close()
+        await warmer.close()
+        await membership.close()
         await poller.stop()
         await gateway.close()
 
 
-async def serve_until_signalled(config: Config, announce: Callable[[RunningGateway], None]) -> None:
-    """Run until SIGINT or SIGTERM; `announce` is called once it listens."""
+async def serve_until_signalled(
+    config: Config, announce: Callable[[RunningGateway], None], source: ConfigSource | None = None
+) -> None:
+    """Run until SIGINT or SIGTERM; `announce` is called once it listens.
+
+    SIGHUP reads the `source` again; where there is none, it ends the process as it always does.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    async with running(config) as run:
+    if source is not None:
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)  # what it asks for is about to be done
+    async with running(config, source=source) as run:
+        if source is not None:
+            loop.add_signal_handler(signal.SIGHUP, run.reload)
         announce(run)
         await stop.wait()
 
@@ -135,7 +216,6 @@ def _server(port: FrameworkPort, tls: ssl.SSLContext | None) -> _Server:
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_graceful_shutdown=DRAIN_S,
     )
     config.load()
     config.ssl = tls  # uvicorn's own would be made of its defaults

@@ -63,7 +63,7 @@ async def _holder(gateway: Gateway, tenant: Tenant | None, response_id: str) -> 
     known = gateway.router.holder(owned(tenant, response_id))
     if known is not None:
         return gateway.backends[known]
-    for backend in gateway.backends.values() if tenant is None else ():
+    for backend in list(gateway.backends.values()) if tenant is None else ():  # some may come or go meanwhile
         try:
             response = await gateway.engines.send(
                 backend.url, "GET", f"/v1/responses/{quote(response_id, safe='')}", list(backend.credentials)

@@ -26,8 +26,15 @@ class EngineTls:
         self._usual = ssl.create_default_context()
         self._pools: dict[str, ssl.SSLContext] = {}
         self._urls: dict[str, ssl.SSLContext] = {}
+        self.adopt(pools)
+
+    def adopt(self, pools: Sequence[PoolConfig]) -> None:
+        """The pools are these now; settings of those that were there before stay. Raises ConfigError."""
+        for gone in self._pools.keys() - {pool.name for pool in pools}:
+            del self._pools[gone]
         for pool in pools:
-            if pool.tls_ca is not None or pool.tls_client_cert is not None or not pool.tls_verify:
+            wished = pool.tls_ca is not None or pool.tls_client_cert is not None or not pool.tls_verify
+            if wished and pool.name not in self._pools:
                 self._pools[pool.name] = _pool_context(pool)
             for replica in pool.spec().replicas:
                 self.learn(replica.url, pool.name)

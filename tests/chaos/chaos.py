@@ -66,8 +66,8 @@ class Crowd:
 
     async def _one(self, request_id: str) -> None:
         done = await visit(self._world.file.url, self._traffic.draw(), request_id, self._expected)
-        done.attempts, replica = await self._world.told(request_id)
-        done.replica = replica or done.replica  # who began a stream is not always who ended it
+        done.attempts, done.last_replica = await self._world.told(request_id)
+        done.replica = done.replica or done.last_replica
         self.visits.append(done)
 
     @property
@@ -138,12 +138,13 @@ def show(account: Account, began: float, console: Console) -> None:
         console.print(f"not tried: {kind}: {why}", highlight=False)
     alike: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for one in account.failures(began):
-        there = [said for said in one["during"] if said.endswith(f" {one['replica']}")] or one["during"]
+        there = [said for said in one["during"] if said.rpartition(" ")[2] in one["replicas"]] or one["during"]
         alike.setdefault((one["outcome"], ", ".join(there) or "nothing", one["why"][:60]), []).append(one)
     for (outcome, during, _), rows in sorted(alike.items(), key=lambda item: item[1][0]["from_s"])[:SHOWN]:
         one = rows[0]
+        where = f"{' then '.join(one['replicas']) or 'no replica'}, {one['attempts']} attempts"
         line = f"{len(rows):3} {outcome} during {during}; such as {one['request']} ({one['kind']}, {one['from_s']} to "
-        line += f"{one['to_s']} s, {one['replica'] or 'no replica'}, {one['attempts']} attempts): {one['why'][:250]}"
+        line += f"{one['to_s']} s, {where}): {one['why'][:250]}"
         console.print(line, highlight=False, markup=False)
     if len(alike) > SHOWN:
         console.print(f"… and {len(alike) - SHOWN} more kinds of failure (--json shows all)")

@@ -391,10 +391,14 @@ def test_a_policy_that_does_not_exist_is_a_broken_promise(drive):
         drive(policy="best")
 
 
-def test_a_replica_that_does_not_exist_is_a_broken_promise(drive):
+def test_facts_about_replicas_that_are_gone_are_ignored(drive):
+    """What a replica was asked may be answered after it was removed."""
     driver = drive()
-    with pytest.raises(KeyError):
-        driver.up("nobody")
+    before = driver.router.snapshot(driver.now)
+    driver.up("nobody")
+    driver.stored("nobody", "resp_1")
+    assert driver.router.snapshot(driver.now) == before
+    assert driver.router.holder("resp_1") is None
 
 
 def test_facts_about_tickets_that_ended_are_ignored(drive):

@@ -211,7 +211,7 @@ async def all_ask(world: World, asks: list[Ask]) -> None:
     assert all(replica.state == "up" for replica in world.run.gateway.snapshot().replicas)
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(asks=st.lists(ASKS, min_size=1, max_size=8))
 def test_every_request_ends_once(world: World, asks: list[Ask]) -> None:
     world.runner.run(all_ask(world, asks))

@@ -1,7 +1,7 @@
 """Overload live: the queue's bounds and deadlines, priorities, what clients are told, and engines that refuse."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +22,7 @@ from gateways import (
     until,
 )
 from prometheus_client.parser import text_string_to_metric_families
+from tenants import key_of, tenant
 
 from gateway.config import build
 from gateway.journal.lines import read_journal
@@ -35,7 +36,9 @@ HOLD_MS, PREFILL_MS = 10.0, 60.0
 
 
 @asynccontextmanager
-async def gated(**queue: object) -> AsyncIterator[tuple[RunningGateway, FakeEngine, asyncio.Event]]:
+async def gated(
+    tenants: Sequence[dict[str, object]] = (), **queue: object
+) -> AsyncIterator[tuple[RunningGateway, FakeEngine, asyncio.Event]]:
     """A gateway over one engine, which is busy with two requests of `first` until the gate opens."""
     gate, answered = asyncio.Event(), stream(frame("one"), DONE)
 
@@ -45,12 +48,12 @@ async def gated(**queue: object) -> AsyncIterator[tuple[RunningGateway, FakeEngi
 
     async with (
         fake_engine(answer) as engine,
-        gateway_over(engine.url, routing={"hold_ms": HOLD_MS}, queue=queue) as run,
+        gateway_over(engine.url, routing={"hold_ms": HOLD_MS}, queue=queue, tenants=list(tenants)) as run,
     ):
         [replica] = run.gateway.router._fleet.replicas
         for _ in range(ENOUGH):
             replica.learn(10, PREFILL_MS)
-        busy = [ask(run, "first") for _ in range(2)]
+        busy = [ask(run, key_of("first") if tenants else "first") for _ in range(2)]
         await until(lambda: len(engine.requests) == 2)
         yield run, engine, gate
         gate.set()
@@ -112,6 +115,24 @@ async def test_a_full_queue_gives_the_place_of_batch_to_interactive() -> None:
         await until(lambda: outcomes(run) == {"completed": 4, "rejected": 3})
         assert (await samples(run, "queue_wait_seconds_count"))["interactive",] >= 2
         assert len(engine.requests) == 4
+
+
+async def test_a_tenant_of_more_weight_may_have_more_waiting() -> None:
+    """Two of the heavy one's are less of its share than one of a light one's is of its own."""
+    tenants = [tenant("first"), tenant("heavy", weight=3), tenant("light"), tenant("new")]
+    async with gated(tenants, max_requests=3) as (run, _engine, gate):
+        heavy = [ask(run, key_of("heavy")) for _ in range(2)]
+        await held(run, 2)
+        light = ask(run, key_of("light"))
+        await held(run, 3)
+        new = ask(run, key_of("new"))
+        done, _ = await asyncio.wait([*heavy, light, new], return_when=asyncio.FIRST_COMPLETED)
+        for one in done:
+            refused(one.result(), "queue_full")
+        assert not done & {*heavy}
+        gate.set()
+        assert [(await one).status_code for one in heavy] == [200, 200]
+        assert sorted([(await light).status_code, (await new).status_code]) == [200, 429]
 
 
 async def test_engines_are_not_told_of_our_own_headers() -> None:

@@ -32,7 +32,6 @@ from gateway.routing.decision import Decision, RouteRequest
 from gateway.routing.facts import FirstToken, ReplicaUp
 from gateway.routing.fleet import PoolSpec, ReplicaSpec
 from gateway.routing.router import Router
-from gateway.serving import server
 from gateway.serving.placing import Placer
 from gateway.serving.server import RunningGateway
 
@@ -265,10 +264,9 @@ async def test_a_gateway_that_stops_serves_those_it_holds() -> None:
         await nothing_is_left(run)
 
 
-async def test_those_still_held_when_its_patience_ends_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "DRAIN_S", 1)
+async def test_those_still_held_when_its_patience_ends_are_let_go() -> None:
     async with fake_engine(silence()) as engine:
-        async with holding(engine) as run:
+        async with holding(engine, server={"drain_s": 1}) as run:
             answers = ask(run, 6)
             await until(lambda: (sent(run), held(run)) == (2, 4))
             run.stop()

@@ -33,14 +33,19 @@ class EventFeeds:
     """Starts and stops feeds as replicas say where they publish. Nothing is opened before the first one does."""
 
     def __init__(self, config: Config, observe: Callable[[Fact], None], clock: Callable[[], float]) -> None:
-        # Events name tokens: without the tokens of prompts they could be compared with nothing.
-        self._settings = {pool.name: pool.events for pool in config.pools if pool.tokens != "none"}
+        self._settings: dict[str, EventsConfig] = {}
+        self.configure(config)
         self._interval_s = config.polling.interval_s
         self._observe = observe
         self._clock = clock
         self._context: Context | None = None
         self._feeds: dict[str, dict[EventSource, EventFeed]] = {}
         self._leaving: set[EventFeed] = set()  # being closed, by an update that may be cancelled
+
+    def configure(self, config: Config) -> None:
+        """The pools are these now."""
+        # Events name tokens: without the tokens of prompts they could be compared with nothing.
+        self._settings = {pool.name: pool.events for pool in config.pools if pool.tokens != "none"}
 
     def wanted(self, pool: str) -> bool:
         """Whether the pool's replicas are to say themselves where they publish."""
@@ -61,13 +66,19 @@ class EventFeeds:
         if running and not sources:
             return
         wanted = reachable(sources, backend.url)
-        gone = [running.pop(source) for source in list(running) if source not in wanted]
-        self._leaving.update(gone)
-        await asyncio.gather(*(feed.close() for feed in gone))
-        self._leaving.difference_update(gone)
+        await self._end([running.pop(source) for source in list(running) if source not in wanted])
         for source in wanted:
             if source not in running:
                 running[source] = self._start(backend, source)
+
+    async def drop(self, replica: str) -> None:
+        """Listen no more to a replica that was removed."""
+        await self._end(list(self._feeds.pop(replica, {}).values()))
+
+    async def _end(self, feeds: Sequence[EventFeed]) -> None:
+        self._leaving.update(feeds)
+        await asyncio.gather(*(feed.close() for feed in feeds))
+        self._leaving.difference_update(feeds)
 
     def messages(self, replica: str) -> int:
         """How many messages the replica's feeds took."""

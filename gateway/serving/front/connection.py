@@ -132,7 +132,7 @@ class ClientConnection(RequestReader, asyncio.Protocol):
 
     def _begin(self, request: HttpRequest) -> None:
         self.deadline = inf
-        if self._last and not self._whole and self._request is None:
+        if (self._last or self._port.leaving) and not self._whole and self._request is None:
             request.keep_alive = False
         self._answer = answer = Answer(self, request)
         self._task = task = self._loop.create_task(self._serve(request, answer))

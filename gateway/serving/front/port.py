@@ -27,13 +27,19 @@ class Port:
     def __init__(
         self, limits: TimeoutsConfig, max_body_bytes: int, clock: Callable[[], float], max_connections: int = 1 << 20
     ) -> None:
-        self.limits = limits
+        self.configure(limits)
         self.max_body_bytes = max_body_bytes
         self.max_connections = max_connections
         self.clock = clock
         self.loop = asyncio.get_running_loop()
+        self.leaving = False
+        """The gateway will end: each connection is closed after its next answer, so that clients go elsewhere."""
         self._connections: set[Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
+
+    def configure(self, limits: TimeoutsConfig) -> None:
+        """These are the limits from now on; what waits already does so by those before."""
+        self.limits = limits
         shortest = min(limits.client_head_s, limits.client_body_s, limits.client_idle_s)
         self._every_s = min(1.0, shortest / _SWEEPS_PER_LIMIT)
 

@@ -54,23 +54,39 @@ class Tokenisers:
         self._engines = engines
         self._limit_s = limit_s
         self._memo = Memo(memo_bytes)
+        self._sites = sites
+        self._clock = clock
         self._local: dict[str, LocalTokens] = {}
         self._remote: dict[str, EngineTokens] = {}
+        self.adopt(config, self.load(config))
+
+    def load(self, config: Config) -> dict[str, Tokeniser]:
+        """The tokenizers of encodings that are new; changes nothing, so it may run in a thread. Raises ConfigError."""
+        loaded: dict[str, Tokeniser] = {}
         for pool in config.pools:
             encoding = pool.encoding
-            if encoding.startswith(TOKENIZER) and encoding not in self._local:
-                tokeniser = _load(pool.name, Path(encoding.removeprefix(TOKENIZER)), self._memo)
-                self._local[encoding] = LocalTokens(tokeniser, self.counts, limit_s)
-            elif encoding and encoding not in self._local:
+            if encoding.startswith(TOKENIZER) and encoding not in self._local and encoding not in loaded:
+                loaded[encoding] = _load(pool.name, Path(encoding.removeprefix(TOKENIZER)), self._memo)
+        return loaded
+
+    def adopt(self, config: Config, loaded: dict[str, Tokeniser]) -> None:
+        """Have what `load` gave, and what the engines of new pools are asked for themselves."""
+        for encoding, tokeniser in loaded.items():
+            self._local.setdefault(encoding, LocalTokens(tokeniser, self.counts, self._limit_s))
+        for gone in self._remote.keys() - {pool.encoding for pool in config.pools}:
+            self._remote.pop(gone).close()
+        for pool in config.pools:
+            encoding = pool.encoding
+            if encoding and encoding not in self._local and encoding not in self._remote:
                 self._remote[encoding] = EngineTokens(
                     encoding,
                     FORMS[dialect(pool.engine).tokenise_takes],
-                    engines,
-                    partial(sites, pool.name),
+                    self._engines,
+                    partial(self._sites, pool.name),
                     memo=self._memo,
                     counts=self.counts,
-                    clock=clock,
-                    limit_s=limit_s,
+                    clock=self._clock,
+                    limit_s=self._limit_s,
                 )
 
     @property

@@ -21,17 +21,28 @@ def config_of(config: Config, number: int) -> Config:
     return msgspec.structs.replace(config, journal=own)
 
 
+def reread_by(config: Config, number: int) -> Config:
+    """The configuration that a worker would have been given, had its parent read this one."""
+    return config_of(_salted(config), number)
+
+
 def with_drawn_salts(config: Config) -> tuple[Config, dict[str, str]]:
     """The configuration of workers, and their environment: where no salt is configured they are given one.
 
     In the journals of all workers a prompt has the same ids, and at all of them a tenant has the same cache.
     """
-    environment = dict(os.environ)
+    salted, environment = _salted(config), dict(os.environ)
+    if salted.journal != config.journal:
+        environment[SALT_ENV] = secrets.token_hex(32)
+    if salted.auth != config.auth:
+        environment[CACHE_SALT_ENV] = secrets.token_hex(32)
+    return salted, environment
+
+
+def _salted(config: Config) -> Config:
     journal, auth = config.journal, config.auth
     if journal.path is not None and journal.salt_env is None:
         journal = msgspec.structs.replace(journal, salt_env=SALT_ENV)
-        environment[SALT_ENV] = secrets.token_hex(32)
     if config.tenants and auth.salt_env is None:
         auth = msgspec.structs.replace(auth, salt_env=CACHE_SALT_ENV)
-        environment[CACHE_SALT_ENV] = secrets.token_hex(32)
-    return msgspec.structs.replace(config, journal=journal, auth=auth), environment
+    return msgspec.structs.replace(config, journal=journal, auth=auth)

@@ -6,8 +6,9 @@ from typing import Final
 
 import msgspec
 
-from gateway.config import Config
+from gateway.config import Config, ConfigSource
 from gateway.serving.framing import read_framed, write_framed
+from gateway.serving.membership.plan import Command, Member
 from gateway.serving.process_figures import Family
 
 _MOST_BYTES: Final = 1 << 28
@@ -15,6 +16,8 @@ _MOST_BYTES: Final = 1 << 28
 
 class Assignment(msgspec.Struct, frozen=True, tag=True):
     """The first thing that a worker hears. The listeners and `sharing` are numbers of open sockets.
+
+    `members` are the replicas that there are now, `source` is where the configuration can be read again.
 
     `started_at` is that of the whole gateway, in seconds since the Unix epoch.
     """
@@ -24,6 +27,8 @@ class Assignment(msgspec.Struct, frozen=True, tag=True):
     started_at: float
     listeners: tuple[int, ...]
     sharing: int | None
+    members: tuple[Member, ...]
+    source: ConfigSource | None
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -108,7 +113,31 @@ class Answers(msgspec.Struct, frozen=True, tag=True):
     parent: tuple[Family, ...] = ()
 
 
-Message = Assignment | Ready | Unusable | Ask | Passed | Answer | Answers
+class Propose(msgspec.Struct, frozen=True, tag=True):
+    """A worker would have all do this."""
+
+    number: int
+    command: Command
+
+
+class Follow(msgspec.Struct, frozen=True, tag=True):
+    """All workers are to do this now: whoever proposed it too, which is told so by its `Settled` after it."""
+
+    command: Command
+
+
+class Settled(msgspec.Struct, frozen=True, tag=True):
+    """What became of a proposal: None, or why it cannot be done."""
+
+    number: int
+    refusal: str | None
+
+
+class Reread(msgspec.Struct, frozen=True, tag=True):
+    """One worker is to read the configuration again, and to propose what it says."""
+
+
+Message = Assignment | Ready | Unusable | Ask | Passed | Answer | Answers | Propose | Follow | Settled | Reread
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final[msgspec.msgpack.Decoder[Message]] = msgspec.msgpack.Decoder(Message)

@@ -12,21 +12,33 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.config import Config
+from gateway.config import Config, ConfigSource
 from gateway.serving import listening
 from gateway.serving.access import cache_secret
 from gateway.serving.admin_guard import configured_guard
 from gateway.serving.announcement import listening_line
 from gateway.serving.journal import open_journal
-from gateway.serving.server import DRAIN_S
+from gateway.serving.membership.plan import PlanError, after, first_plan
 from gateway.serving.sharing.hub import Hub
 from gateway.serving.tls import server_context
 from gateway.serving.workers.assignments import config_of, with_drawn_salts
-from gateway.serving.workers.frames import Answer, Ask, Assignment, Line, Ready, Unusable, line_over
+from gateway.serving.workers.frames import (
+    Answer,
+    Ask,
+    Assignment,
+    Follow,
+    Line,
+    Propose,
+    Ready,
+    Reread,
+    Settled,
+    Unusable,
+    line_over,
+)
 from gateway.serving.workers.switchboard import Switchboard
 
-PATIENCE_S: Final = DRAIN_S + 10
-"""For workers to end in order."""
+PATIENCE_S: Final = 10.0
+"""For workers to end in order, beyond what they are given to drain."""
 BACKOFF_S: Final = 0.1
 BACKOFF_MOST_S: Final = 5.0
 TRIES: Final = 4
@@ -46,6 +58,8 @@ class _Worker:
     ports: list[socket.socket]
     process: Process | None = None
     serves: bool = False
+    line: Line | None = None
+    """To its process, from its assignment on; None while there is none."""
     failures: int = 0
     """Processes in a row that died before they served."""
 
@@ -57,14 +71,17 @@ class Supervisor:
     taken.
     """
 
-    def __init__(self, config: Config, say: Say) -> None:
+    def __init__(self, config: Config, say: Say, source: ConfigSource | None = None) -> None:
         for number in range(config.server.workers):
             open_journal(config_of(config, number))  # nothing is written yet: could it be?
         cache_secret(config)
         configured_guard(config.server)
         server_context(config.server)
         self._notices = tuple(config.notices())
-        self._config, self._environment = with_drawn_salts(config)
+        config, self._environment = with_drawn_salts(config)
+        self._plan = first_plan(config)
+        self._source = source
+        self._server = config.server
         self._say = say
         self._started_at = time.time()
         self._workers = _workers_on(config)
@@ -79,6 +96,8 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stopping.set)
+        if self._source is not None:
+            loop.add_signal_handler(signal.SIGHUP, self._reread)
         keeping = [loop.create_task(self._keep(worker)) for worker in self._workers]
         stopping = loop.create_task(self._stopping.wait())
         await asyncio.wait([stopping, *keeping], return_when=asyncio.FIRST_COMPLETED)
@@ -95,9 +114,11 @@ class Supervisor:
             _close(worker.ports)
         for process in self._running():
             process.terminate()
-        await asyncio.wait(keeping, timeout=PATIENCE_S)
+        server = self._plan.config.server
+        patience_s = server.drain_notice_s + server.drain_s + PATIENCE_S
+        await asyncio.wait(keeping, timeout=patience_s)
         for process in self._running():
-            _log.warning("the worker with pid %d did not end within %d s and is killed", process.pid, PATIENCE_S)
+            _log.warning("the worker with pid %d did not end within %g s and is killed", process.pid, patience_s)
             process.kill()
         await asyncio.gather(*keeping)
 
@@ -116,6 +137,7 @@ class Supervisor:
             if self._stopping.is_set():
                 process.terminate()
             await self._attend(worker, line)
+            worker.line = None
             line.close()
             status = await process.wait()
             if self._stopping.is_set():
@@ -148,9 +170,11 @@ class Supervisor:
             raise
         finally:
             _close(ends)
-        config = config_of(self._config, worker.number)
+        config = config_of(self._plan.config, worker.number)
         ports, sharing = tuple(numbers[len(ends) :]), numbers[1] if len(ends) > 1 else None
-        line.send(Assignment(worker.number, config, self._started_at, ports, sharing))
+        members, source = self._plan.members, self._source
+        line.send(Assignment(worker.number, config, self._started_at, ports, sharing, members, source))
+        worker.line = line
         self._switchboard.begun(worker.number, worker.process.pid)
         return worker.process, line
 
@@ -160,6 +184,8 @@ class Supervisor:
             match message:
                 case Ask() | Answer():
                     self._switchboard.heard(worker.number, message)
+                case Propose():
+                    self._propose(line, message)
                 case Ready():
                     worker.serves, worker.failures = True, 0
                     self._switchboard.joined(worker.number, line)
@@ -173,13 +199,33 @@ class Supervisor:
                 case _:
                     raise RuntimeError(f"a worker said {type(message).__name__} to its parent")
 
+    def _propose(self, line: Line, proposal: Propose) -> None:
+        """Have all workers do it, also those that do not serve yet: they take one command after the other."""
+        try:
+            self._plan = after(self._plan, proposal.command)
+        except PlanError as error:
+            line.send(Settled(proposal.number, str(error)))
+            return
+        for worker in self._workers:
+            if worker.line is not None:
+                worker.line.send(Follow(proposal.command))
+        line.send(Settled(proposal.number, None))
+
+    def _reread(self) -> None:
+        """One of the workers reads the file, and has the others told what it says."""
+        for worker in self._workers:
+            if worker.serves and worker.line is not None:
+                worker.line.send(Reread())
+                return
+        _log.error("the configuration is not read again: no worker serves yet")
+
     def _announce(self, said: tuple[str, ...]) -> None:
         """Once, when all workers serve."""
         if self._said is None and all(worker.serves for worker in self._workers):
             self._said = said
-            server, ports = self._config.server, self._workers[0].ports
-            urls = listening.url(server, ports[0]), listening.url(server, ports[-1])
-            self._say(list(dict.fromkeys((*self._notices, *said))), listening_line(*urls, self._config.routing.policy))
+            ports, policy = self._workers[0].ports, self._plan.config.routing.policy
+            urls = listening.url(self._server, ports[0]), listening.url(self._server, ports[-1])
+            self._say(list(dict.fromkeys((*self._notices, *said))), listening_line(*urls, policy))
 
     async def _missed(self, worker: _Worker, why: str) -> None:
         """Say what became of a process, and wait a little where it never served."""

@@ -12,6 +12,7 @@ from functools import partial
 from gateway.config import ConfigError
 from gateway.serving.announcement import notes
 from gateway.serving.event_loop import new_event_loop
+from gateway.serving.membership.plan import Plan
 from gateway.serving.messages import say_on_stderr
 from gateway.serving.server import running
 from gateway.serving.sharing.embedded import EmbeddedChannel
@@ -44,9 +45,12 @@ async def _serve(assignment: Assignment, line: Line) -> None:
     siblings = Siblings(line, assignment.number, assignment.started_at)
     sockets = [socket.socket(fileno=number) for number in assignment.listeners]
     channel = None if assignment.sharing is None else EmbeddedChannel(socket.socket(fileno=assignment.sharing))
-    async with running(assignment.config, sockets=sockets, siblings=siblings, channel=channel) as run:
+    config, plan = assignment.config, Plan(assignment.config, assignment.members)
+    async with running(
+        config, sockets=sockets, siblings=siblings, channel=channel, plan=plan, source=assignment.source
+    ) as run:
         gateway = run.gateway
-        listening = asyncio.create_task(siblings.listen(partial(own_answer, gateway)))
+        listening = asyncio.create_task(siblings.listen(partial(own_answer, gateway), run.follow, run.reload))
         listening.add_done_callback(lambda _: stop.set())
         line.send(Ready(tuple(notes(assignment.config.notices(), gateway.snapshot()))))
         await stop.wait()

@@ -18,8 +18,8 @@ GROWTH_MIB = 12.0
 class KindRow:
     """One kind of disturbance: how often, and the requests that were in flight then, by what became of them.
 
-    A request is in flight for each disturbance that it lived through, but fails by those of the replica that it was
-    at, where there were any. `continued` is the gateway's count meanwhile.
+    A request is in flight for each disturbance that it lived through, but fails by those of the replicas that it was
+    at first and last, where there were any. `continued` is the gateway's count meanwhile.
     """
 
     kind: str
@@ -70,7 +70,8 @@ class Account:
             for row in self._of(rows, during) or [calm]:
                 row.in_flight += 1
                 row.retried += (visit.attempts or 1) > 1
-            for row in self._of(rows, [one for one in during if one.replica == visit.replica] or during) or [calm]:
+            there = [one for one in during if one.replica in (visit.replica, visit.last_replica)]
+            for row in self._of(rows, there or during) or [calm]:
                 row.cut += visit.outcome == "cut"
                 row.failed += visit.outcome == "failed"
         return [*sorted(rows.values(), key=lambda row: row.kind), calm]
@@ -88,7 +89,7 @@ class Account:
                 "kind": visit.ask.kind,
                 "from_s": round(visit.began - begin, 2),
                 "to_s": round(visit.ended - begin, 2),
-                "replica": visit.replica,
+                "replicas": list(dict.fromkeys(name for name in (visit.replica, visit.last_replica) if name)),
                 "attempts": visit.attempts,
                 "during": [f"{one.kind} {one.replica}".strip() for one in self.during(visit)],
                 "why": visit.why,

@@ -27,6 +27,8 @@ class Visit:
     outcome: Outcome = "failed"
     why: str = ""
     replica: str = ""
+    """Who began the answer, by its head; who tried last, where there was none."""
+    last_replica: str = ""
     attempts: int | None = None
 
 

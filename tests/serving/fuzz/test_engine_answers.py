@@ -96,8 +96,10 @@ class World:
 
     async def start(self) -> None:
         engine = await self.stack.enter_async_context(fake_engine(self.answer))
-        limits = {"first_byte_s": 0.2, "idle_s": 0.2}
-        tables = {"timeouts": limits, "polling": {"interval_s": 0.05}, "routing": {"max_attempts": 1}}
+        limits = {"first_byte_s": 0.2, "first_token_s": 0.2, "idle_s": 0.2}
+        alone = {"retry": {"wait_s": 0.0}, "health": {"failures": 1000, "open_s": 0.001, "most_open_s": 0.001}}
+        alone["queue"] = {"interactive_deadline_s": 0.3}  # how long one waits that its engine is too busy for
+        tables = {"timeouts": limits, "polling": {"interval_s": 0.05}, "routing": {"max_attempts": 1}, **alone}
         self.run = await self.stack.enter_async_context(gateway_over(engine.url, limit_s=None, **tables))
 
     async def answer(self, _request: Request, writer: asyncio.StreamWriter) -> None:

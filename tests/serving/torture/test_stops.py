@@ -20,8 +20,6 @@ from fake_engine import (
 from gateways import chat_bytes, gateway_over, nothing_is_booked, open_connections, outcomes, until, until_refused
 from raw_client import post_head, raw_client
 
-from gateway.serving import server
-
 BODY = chat_bytes()
 STREAM = chat_bytes(stream=True)
 
@@ -99,13 +97,10 @@ async def test_a_long_pipeline_of_a_slow_engine_is_too() -> None:
         assert await http.rest() == b""
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A gateway that waits for nobody."""
-    monkeypatch.setattr(server, "DRAIN_S", 0.2)
+IMPATIENT = {"drain_s": 0.2}
+"""A gateway that waits for nobody."""
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_at_the_end_of_patience_each_client_is_told(caplog: pytest.LogCaptureFixture) -> None:
     cut = frame("two")[:30]
 
@@ -115,7 +110,7 @@ async def test_at_the_end_of_patience_each_client_is_told(caplog: pytest.LogCapt
 
     usage = {"stream_options": {"include_usage": True}}
     async with fake_engine(silence()) as engine, contextlib.AsyncExitStack() as stack:
-        run = await stack.enter_async_context(gateway_over(engine.url))
+        run = await stack.enter_async_context(gateway_over(engine.url, server=IMPATIENT))
         names = ("waiting", "half", "streaming", "in a frame", "pipelined")
         http = {name: await stack.enter_async_context(raw_client(run.url)) for name in names}
         await http["waiting"].post(BODY)
@@ -146,10 +141,9 @@ async def test_at_the_end_of_patience_each_client_is_told(caplog: pytest.LogCapt
     assert "Traceback" not in caplog.text
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_client_that_does_not_read_does_not_hold_up_the_end() -> None:
     async with fake_engine(held_stream(asyncio.Event(), *[frame("x" * 100_000)] * 300)) as engine:
-        async with gateway_over(engine.url) as run, raw_client(run.url) as http:
+        async with gateway_over(engine.url, server=IMPATIENT) as run, raw_client(run.url) as http:
             await http.post(STREAM)
             await http.head()
             run.stop()
@@ -159,7 +153,11 @@ async def test_a_client_that_does_not_read_does_not_hold_up_the_end() -> None:
 async def test_a_held_request_ends_as_others_do() -> None:
     gate = asyncio.Event()
     streams = held_stream(gate, frame("one"), after=(DONE,))
-    async with fake_engine(streams) as engine, gateway_over(engine.url) as run, raw_client(run.url) as http:
+    async with (
+        fake_engine(streams) as engine,
+        gateway_over(engine.url) as run,
+        raw_client(run.url) as http,
+    ):
         await http.post(STREAM)
         await engine.arrived.wait()
         run.stop()

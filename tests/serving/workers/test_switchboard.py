@@ -30,7 +30,7 @@ async def worker(board: Switchboard, number: int, *, mute: bool = False) -> Asyn
     board.joined(number, parents_end)
     tasks = [asyncio.create_task(hear(board, number, parents_end))]
     if not mute:
-        tasks.append(asyncio.create_task(siblings.listen(partial(own_answer, gateway))))
+        tasks.append(asyncio.create_task(siblings.listen(partial(own_answer, gateway), lambda _: None, lambda: None)))
     try:
         yield gateway
     finally:

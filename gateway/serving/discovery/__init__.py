@@ -1,0 +1,1 @@
+"""Replicas that are found: by DNS, in a watched file, at a Kubernetes API server; does I/O."""

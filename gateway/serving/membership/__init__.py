@@ -1,0 +1,1 @@
+"""Which replicas the gateway has while it runs: added, drained, removed, reloaded, discovered; does I/O."""

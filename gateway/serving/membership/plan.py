@@ -1,0 +1,175 @@
+"""The plan: the configuration and the replicas that there are to be, and what each command makes of it; pure.
+
+All workers of a gateway, and their parent, follow the same commands in the same order, and so come to the same plan.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+
+import msgspec
+
+from gateway.config import Config, ConfigError, changes
+from gateway.config.pools import NAME, PoolConfig, check_url
+from gateway.routing.fleet import PoolSpec, ReplicaSpec
+
+FILE, API, DISCOVERY = "file", "api", "discovery"
+
+
+class Member(msgspec.Struct, frozen=True):
+    """One replica that there is to be. `origin` says by whose word: the file's, the API's, or a discovery's."""
+
+    name: str
+    pool: str
+    url: str
+    origin: str = FILE
+    draining: bool = False
+
+
+class Add(msgspec.Struct, frozen=True, tag=True):
+    """One replica more. Without a name it gets the pool's and the lowest number that is free."""
+
+    pool: str
+    url: str
+    name: str | None = None
+    origin: str = API
+
+
+class Drain(msgspec.Struct, frozen=True, tag=True):
+    """The replica takes no new requests."""
+
+    name: str
+
+
+class Resume(msgspec.Struct, frozen=True, tag=True):
+    """It takes them again."""
+
+    name: str
+
+
+class Remove(msgspec.Struct, frozen=True, tag=True):
+    """The replica goes, once it has ended what it has; `now`: at once, and that ends by itself."""
+
+    name: str
+    now: bool = False
+
+
+class Configure(msgspec.Struct, frozen=True, tag=True):
+    """The file says this now."""
+
+    config: Config
+
+
+Command = Add | Drain | Resume | Remove | Configure
+
+
+class PlanError(Exception):
+    """The command cannot be followed; the message is a sentence, `status` and `code` are an HTTP answer's."""
+
+    def __init__(self, message: str, status: int, code: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What there is to be."""
+
+    config: Config
+    members: tuple[Member, ...]
+
+    def member(self, name: str) -> Member | None:
+        """The replica of that name."""
+        return next((one for one in self.members if one.name == name), None)
+
+    def pool(self, name: str) -> PoolConfig | None:
+        """The pool of that name."""
+        return next((pool for pool in self.config.pools if pool.name == name), None)
+
+    def specs(self) -> list[PoolSpec]:
+        """As the router wants it."""
+        return [replace(pool.spec(), replicas=self._replicas(pool.name)) for pool in self.config.pools]
+
+    def _replicas(self, pool: str) -> tuple[ReplicaSpec, ...]:
+        return tuple(ReplicaSpec(one.name, one.url) for one in self.members if one.pool == pool)
+
+
+def first_plan(config: Config) -> Plan:
+    """What the file says."""
+    members = [Member(one.name, pool.name, one.url) for pool in config.pools for one in pool.spec().replicas]
+    return Plan(config, tuple(members))
+
+
+def after(plan: Plan, command: Command) -> Plan:
+    """The plan that follows. Raises PlanError; what is so already stays as it is."""
+    match command:
+        case Add():
+            return _add(plan, command)
+        case Drain():
+            return _replaced(plan, msgspec.structs.replace(_known(plan, command.name), draining=True))
+        case Resume():
+            return _replaced(plan, msgspec.structs.replace(_known(plan, command.name), draining=False))
+        case Remove():  # one that is not there may be draining yet, and is then removed at once
+            return Plan(plan.config, tuple(one for one in plan.members if one.name != command.name))
+        case Configure():
+            return _configured(plan, command.config)
+
+
+def _add(plan: Plan, command: Add) -> Plan:
+    pool, url = plan.pool(command.pool), command.url.rstrip("/")
+    if pool is None:
+        names = ", ".join(one.name for one in plan.config.pools)
+        raise PlanError(f"there is no pool `{command.pool}`; there are: {names}", 404, "pool_not_found")
+    try:
+        check_url(f"pool `{pool.name}`", url)
+    except ConfigError as error:
+        raise PlanError(str(error), 400, "bad_url") from error
+    for one in plan.members:
+        if one.url == url:
+            raise PlanError(f"{url} is there already: it is the replica `{one.name}`", 409, "replica_exists")
+        if one.name == command.name:
+            message = f"there is a replica `{one.name}` already, at {one.url}"
+            raise PlanError(message, 409, "replica_exists")
+    if command.name is not None and not NAME.fullmatch(command.name):
+        raise PlanError("a name is letters, digits, `.`, `_` and `-`", 400, "bad_name")
+    name = command.name or _free_name(pool.name, plan.members)
+    return Plan(plan.config, (*plan.members, Member(name, pool.name, url, command.origin)))
+
+
+def _known(plan: Plan, name: str) -> Member:
+    member = plan.member(name)
+    if member is None:
+        raise PlanError(f"there is no replica `{name}`", 404, "replica_not_found")
+    return member
+
+
+def _replaced(plan: Plan, member: Member) -> Plan:
+    return Plan(plan.config, tuple(member if one.name == member.name else one for one in plan.members))
+
+
+def _configured(plan: Plan, wanted: Config) -> Plan:
+    """The file's replicas are those that it names now; those of others stay, as long as there is their pool.
+
+    A replica that stays in its pool keeps its name, whatever its place in the list, and goes on draining.
+    """
+    config = changes(plan.config, wanted).config
+    named = {url.rstrip("/"): pool.name for pool in config.pools for url in pool.replicas}
+    pools = {(pool.name, API) for pool in config.pools}
+    pools |= {(pool.name, DISCOVERY) for pool in config.pools if pool.discovery is not None}
+    members = []
+    for one in plan.members:
+        if named.get(one.url) == one.pool:
+            members.append(msgspec.structs.replace(one, origin=FILE))
+        elif (one.pool, one.origin) in pools and one.url not in named:
+            members.append(one)
+    known = {one.url for one in members}
+    for url, pool in named.items():
+        if url not in known:
+            members.append(Member(_free_name(pool, members), pool, url))
+    return Plan(config, tuple(members))
+
+
+def _free_name(pool: str, members: Sequence[Member]) -> str:
+    """Names come again: so there are never more of them, and of metrics' labels, than there were replicas at once."""
+    taken = {one.name for one in members}
+    return next(name for number in count() if (name := f"{pool}-{number}") not in taken)

@@ -1,0 +1,1 @@
+"""Warm hand-off: hot prompts are prefilled where they are about to be needed; does I/O."""
