@@ -130,10 +130,11 @@ def _part(part: object) -> bytes:
         return part.encode()
     if isinstance(part, Mapping):
         kind, text = part.get("type"), part.get("text")
-        if isinstance(text, str) and kind in _TEXT_PARTS:
-            return text.encode()
-        if isinstance(kind, str) and kind in _BLOCKS:
-            return b"".join((BLOCK, kind.encode(), *(field(name, part.get(name)) for name in _BLOCKS[kind]), END))
+        if isinstance(kind, str):  # what clients write here need not be one, nor be hashable
+            if isinstance(text, str) and kind in _TEXT_PARTS:
+                return text.encode()
+            if kind in _BLOCKS:
+                return b"".join((BLOCK, kind.encode(), *(field(name, part.get(name)) for name in _BLOCKS[kind]), END))
         part = {name: value for name, value in part.items() if name != "cache_control"}
     return OPAQUE + digest(part)
 

@@ -286,3 +286,9 @@ def test_rerank_and_embeddings() -> None:
     assert prompt(Endpoint.EMBEDDINGS, {"input": ["a", {"text": "x"}]}).text.startswith(b"a")
     assert prompt(Endpoint.EMBEDDINGS, {"input": [7]}).text == b"\x07\0\0\0"
     assert prompt(Endpoint.DETOKENIZE, {"tokens": [1, 2]}).text == b""
+
+
+@pytest.mark.parametrize("kind", [[], {}, [["text"]], 1, None, True])
+def test_a_part_of_no_kind_counts_by_a_digest(kind: object) -> None:
+    one, other = ({"type": kind, "text": text} for text in "ab")
+    assert chat(user([one])) == chat(user([dict(one)])) != chat(user([other]))

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +114,7 @@ def opened(value: Any) -> Any:
 
 def change(body: Pairs, how: str, place: list[int], odd: Any) -> None:
     """Change one thing somewhere in a body: `place` says at which turn to go where."""
+    odd = deepcopy(odd)  # else one change would grow into the values of those that follow
     holder: Any = body
     rows = holder.pairs
     for step in place[:-1]:
@@ -129,7 +131,7 @@ def change(body: Pairs, how: str, place: list[int], odd: Any) -> None:
     elif how == "delete":
         del rows[at]
     elif how == "double":
-        rows.append([rows[at][0], odd] if isinstance(holder, Pairs) else rows[at])
+        rows.append([rows[at][0], odd] if isinstance(holder, Pairs) else deepcopy(rows[at]))
     elif how == "rename" and isinstance(holder, Pairs):
         rows[at][0] = odd if isinstance(odd, (str, Written)) else "renamed"
     elif isinstance(holder, Pairs):
