@@ -112,7 +112,9 @@ class StreamRelay:
         else:
             if watcher.error is not None:
                 return self._own_error(watcher.error)
-            self._pass(watcher.finish())
+            rest = watcher.finish()
+            if watcher.done or self._transcript is None:  # else the stream may go on, but not with half a frame
+                self._pass(rest)
             if watcher.done:
                 return None
             broken = unusable("the engine ended the stream before it was complete")

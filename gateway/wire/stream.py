@@ -15,6 +15,7 @@ from gateway.wire.request import Endpoint
 from gateway.wire.sse import FRAME_LIMIT, FrameCutter, payload
 
 _NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*(?:\[\s*\]|null)')
+_FIELDS: Final = (b"data", b"event", b":", b"id", b"retry", b"\xef\xbb\xbf")
 _USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
 _RESPONSES_EVENT: Final = re.compile(rb'"type"\s*:\s*"(response\.[a-z_.]+)"')
 _MESSAGES_EVENT: Final = re.compile(
@@ -111,14 +112,14 @@ class StreamWatcher:
         ):  # one whole frame, as engines send them
             plain = chunk.startswith(b"data: ") and chunk.find(b"\n") == len(chunk) - 2
             data = chunk[6:] if plain else payload(chunk)
-            if chunk[-3:-2] != b"}":
-                _refuse_garbled(data)
+            if not plain or chunk[-3:-2] != b"}":
+                _refuse_garbled(chunk, data)
             ours = self._observe(self, data)
             return b"" if ours and self._strip_usage else chunk
         passed = []
         for piece, frame in self._cutter.cut(chunk):
             if frame and piece == frame:
-                _refuse_garbled(payload(frame))
+                _refuse_garbled(frame, payload(frame))
             if not self._is_ours(piece, frame) or not self._strip_usage:
                 passed.append(piece)
         return b"".join(passed) if self._whole_frames else chunk
@@ -235,8 +236,11 @@ class StreamWatcher:
         return True
 
 
-def _refuse_garbled(data: bytes) -> None:
-    """Raise GarbledError for what begins as an object and does not end as one."""
+def _refuse_garbled(frame: bytes, data: bytes) -> None:
+    """Raise GarbledError for what begins as no field of an event, or as an object and does not end as one."""
+    said = frame.lstrip(b"\r\n")
+    if said and not said.startswith(_FIELDS):
+        raise GarbledError("the engine sent what is no event of a stream")
     if data[:1] == b"{" and not data.rstrip().endswith(b"}"):
         raise GarbledError("the engine sent a frame that is not JSON")
 

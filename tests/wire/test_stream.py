@@ -421,3 +421,19 @@ def test_a_frame_without_end_takes_bounded_memory(strip_usage: bool) -> None:
     watcher.feed(b'"\n\n')
     assert watcher.content_frames == 1
     assert watcher.feed(USAGE_FRAME) == (b"" if strip_usage else USAGE_FRAME)
+
+
+def test_what_is_no_event_at_all() -> None:
+    with pytest.raises(GarbledError):
+        watch(Endpoint.CHAT, [b"<html>busy</html>\n\n"])
+    with pytest.raises(GarbledError):
+        watch(Endpoint.CHAT, [b"data: {}\n\n<html>", b"busy</html>\n\n"])
+    for fine in (
+        b": ping\n\n",
+        b"\n\n",
+        b"id: 1\n\n",
+        b"retry: 5\r\n\r\n",
+        b"\xef\xbb\xbfdata: {}\n\n",
+        b"\n\ndata: {}\n\n",
+    ):
+        assert watch(Endpoint.CHAT, [fine]).output == fine
