@@ -60,7 +60,8 @@ class Gateway:
 def write(path: Path, *urls: str, tables: str = "") -> None:
     listed = ", ".join(f'"{url}"' for url in urls)
     path.write_text(
-        f'[server]\nport = 0\nworkers = 2\n{tables}[retry]\nwait_s = 0\n[journal]\npath = "{path.parent}/journal.jsonl"\n'
+        f"[server]\nport = 0\nworkers = 2\n{tables}[retry]\nwait_s = 0\n"
+        f'[journal]\npath = "{path.parent}/journal.jsonl"\n'
         f'[[pools]]\nname = "p"\nengine = "vllm"\nmodel = "{MODEL}"\nreplicas = [{listed}]\n'
     )
 
