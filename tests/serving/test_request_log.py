@@ -83,7 +83,7 @@ async def test_a_retried_request_is_a_problem(stderr: Any) -> None:
     async with (
         fake_engine(whole(b"{}", 500)) as bad,
         fake_engine() as good,
-        gateway_over(bad.url, good.url, routing={"policy": "round-robin"}) as run,
+        gateway_over(bad.url, good.url, routing={"policy": "round-robin"}, log={"requests": "problems"}) as run,
     ):
         for _ in range(2):
             assert (await post(run, chat())).status_code == 200

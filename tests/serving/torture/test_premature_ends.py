@@ -120,6 +120,8 @@ async def test_the_answer_that_was_given_is_not_taken_away_by_shutting() -> None
         assert await http.rest() == b""
 
 
+UNSHAKEN = {"failures": 1000}
+"""No breaker opens: each of the failures is to be seen."""
 PLAIN = {
     "content-length": response(COMPLETION),
     "chunked": chunked_head("application/json")
@@ -135,7 +137,7 @@ async def test_by_the_engine_at_every_byte_of_a_plain_answer(framing: str) -> No
     async with (
         fake_engine() as broken,
         fake_engine() as sound,
-        gateway_over(broken.url, sound.url, routing={"policy": "round-robin"}) as run,
+        gateway_over(broken.url, sound.url, routing={"policy": "round-robin"}, health=UNSHAKEN) as run,
         raw_client(run.url) as http,
     ):
         for at in range(len(data)):
@@ -163,7 +165,11 @@ async def test_by_the_engine_at_every_byte_of_a_stream(asks_for_usage: bool) -> 
         fake_engine() as broken,
         fake_engine(stream(frame("fine"), DONE)) as sound,
         gateway_over(
-            broken.url, sound.url, routing={"policy": "round-robin"}, retry={"continue_streams": False}
+            broken.url,
+            sound.url,
+            routing={"policy": "round-robin"},
+            retry={"continue_streams": False},
+            health=UNSHAKEN,
         ) as run,
         raw_client(run.url) as http,
     ):
