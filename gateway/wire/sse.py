@@ -10,6 +10,7 @@ FRAME_LIMIT: Final = 16 * 1024 * 1024
 _BLANK_LINE: Final = re.compile(rb"(?:\r\n|\n|\r(?=[^\n])){2}")
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _LONGEST_CUT: Final = 3  # bytes of a blank line that the end of a chunk can leave undecided: \r\n\r
+_GLANCE: Final = 16
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -50,6 +51,11 @@ class FrameCutter:
             del held[:-_LONGEST_CUT]
         self.between_frames = not held and not self._head
         return pairs
+
+    @property
+    def begun(self) -> bytes:
+        """The beginning of what is held."""
+        return self._head[:_GLANCE] or bytes(self._held[:_GLANCE])
 
     def rest(self) -> tuple[bytes, bytes]:
         """What is held when the stream ends, like a pair of `cut`: a frame without its blank line."""

@@ -15,7 +15,6 @@ from gateway.wire.request import Endpoint
 from gateway.wire.sse import FRAME_LIMIT, FrameCutter, payload
 
 _NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*(?:\[\s*\]|null)')
-_FIELDS: Final = (b"data", b"event", b":", b"id", b"retry", b"\xef\xbb\xbf")
 _USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
 _RESPONSES_EVENT: Final = re.compile(rb'"type"\s*:\s*"(response\.[a-z_.]+)"')
 _MESSAGES_EVENT: Final = re.compile(
@@ -122,6 +121,7 @@ class StreamWatcher:
                 _refuse_garbled(frame, payload(frame))
             if not self._is_ours(piece, frame) or not self._strip_usage:
                 passed.append(piece)
+        _refuse_foreign(self._cutter.begun)
         return b"".join(passed) if self._whole_frames else chunk
 
     def finish(self) -> bytes:
@@ -236,11 +236,16 @@ class StreamWatcher:
         return True
 
 
-def _refuse_garbled(frame: bytes, data: bytes) -> None:
-    """Raise GarbledError for what begins as no field of an event, or as an object and does not end as one."""
-    said = frame.lstrip(b"\r\n")
-    if said and not said.startswith(_FIELDS):
+def _refuse_foreign(begun: bytes) -> None:
+    """Raise GarbledError for what does not begin as a line of an event: data, event, id, retry, a comment, a BOM."""
+    first = begun.lstrip(b"\r\n")[:1]
+    if first and first not in b"deir:\xef":
         raise GarbledError("the engine sent what is no event of a stream")
+
+
+def _refuse_garbled(frame: bytes, data: bytes) -> None:
+    """The same for a whole frame, whose data must also not begin as an object and end as none."""
+    _refuse_foreign(frame)
     if data[:1] == b"{" and not data.rstrip().endswith(b"}"):
         raise GarbledError("the engine sent a frame that is not JSON")
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import httpx
 
-from gateway.config.server import ServerConfig
 from storm.asks import MODEL
 
 START_S = 60.0
@@ -110,7 +109,7 @@ class GatewayFile:
         for engine in engines:
             pools.setdefault(engine.replica.rpartition("-")[0], []).append(engine.url)
         tables = [
-            f"[server]\nport = {self.port}\nadmin_port = {self.admin_port}" + _shared(),
+            f"[server]\nport = {self.port}\nadmin_port = {self.admin_port}\nreuse_port = true",
             f"[timeouts]\nconnect_s = {connect_s}\nfirst_token_s = {first_byte_s}\nfirst_byte_s = {first_byte_s}\n"
             f"idle_s = {idle_s}",
             "[polling]\ninterval_s = 0.5\ntimeout_s = 1",
@@ -133,11 +132,6 @@ class GatewayFile:
     def gateway(self) -> Server:
         """One more gateway of this file."""
         return Server(["serve", "--config", str(self.path)], self.path.with_suffix(".log"))
-
-
-def _shared() -> str:
-    """Lets a successor open the same ports, where the gateway knows how."""
-    return "\nreuse_port = true" if "reuse_port" in ServerConfig.__struct_fields__ else ""
 
 
 def resident_mib(pid: int) -> float:
