@@ -79,6 +79,11 @@ async def _redis(world: World, _engine: Engine, lasts_s: float) -> None:
 
 async def _reload(world: World, _engine: Engine, lasts_s: float) -> None:
     """The same file again, twice, and in between one that makes no sense, which must be refused."""
+    async with world.file_in_use:
+        await _reload_twice(world, lasts_s)
+
+
+async def _reload_twice(world: World, lasts_s: float) -> None:
     sound = world.file.path.read_text()
     if await world.call("POST", "/api/config/reload") != 200:
         raise RuntimeError("a sound configuration was not taken")
@@ -102,7 +107,8 @@ async def _drain(world: World, engine: Engine, lasts_s: float) -> None:
 async def _takeover(world: World, _engine: Engine, _lasts_s: float) -> None:
     """A second gateway listens on the same ports, then the first one is told to end."""
     successor = world.file.gateway()
-    await successor.start()
+    async with world.file_in_use:
+        await successor.start()
     before, world.gateway = world.gateway, successor
     world.before.append(before)
     await before.end()

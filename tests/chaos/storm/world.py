@@ -24,6 +24,8 @@ class World:
         self.redis = redis
         self.gateway = file.gateway()
         self.before: list[Server] = []
+        self.file_in_use = asyncio.Lock()
+        """A gateway that is started, or told to reload, must find the file that is meant for it."""
         self.http = httpx.AsyncClient(base_url=file.admin_url, trust_env=False, timeout=10)
 
     async def start(self) -> None:
