@@ -8,6 +8,7 @@ from gateway.errors import GatewayError, Origin
 from gateway.serving.access import secret_in
 from gateway.serving.front.request import HttpRequest
 
+_SAFE: Final = ("GET", "HEAD", "OPTIONS")
 _METRICS: Final = "/metrics"
 _PAGE: Final = "/"
 """The dashboard's page holds no figures: it asks for the token, and for them with it."""
@@ -35,6 +36,22 @@ class AdminGuard:
         return GatewayError(
             message, status=401, origin=Origin.CLIENT, type="authentication_error", code="invalid_admin_token"
         )
+
+
+def cross_site(request: HttpRequest) -> GatewayError | None:
+    """Why a request may not pass that a web page elsewhere made its reader's browser send; None: it may.
+
+    Browsers let any page post anywhere, and an admin port without a token trusts whoever reaches it. Programs send
+    neither header (Fetch Metadata, W3C; Origin, RFC 6454).
+    """
+    if request.method in _SAFE or not is_of_admin(request.path):
+        return None
+    origin, host = request.fields.get(b"origin"), request.fields.get(b"host", b"")
+    ours = origin is None or origin.partition(b"://")[2] == host
+    if ours and request.fields.get(b"sec-fetch-site", b"none") in (b"none", b"same-origin"):
+        return None
+    message = "the admin API takes no changes from pages of other sites"
+    return GatewayError(message, status=403, origin=Origin.CLIENT, type="permission_error", code="cross_site")
 
 
 def is_of_admin(path: str) -> bool:

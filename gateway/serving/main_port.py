@@ -7,7 +7,7 @@ from fastapi import FastAPI
 
 from gateway.errors import GatewayError, bad_request
 from gateway.serving.access import OPEN_PATHS, identify, unknown_key
-from gateway.serving.admin_guard import AdminGuard, is_of_admin
+from gateway.serving.admin_guard import AdminGuard, cross_site, is_of_admin
 from gateway.serving.exchange import Exchange
 from gateway.serving.front.answer import Answer
 from gateway.serving.front.asgi import serve_asgi
@@ -33,9 +33,10 @@ class FrameworkPort(Port):
 
     def refusal(self, request: HttpRequest) -> GatewayError | None:
         """Why a request whose head is known needs no body."""
-        if self._guard is not None and (refusal := self._guard.refusal(request)) is not None:
-            return refusal
-        return super().refusal(request)
+        refusal = cross_site(request) if request.path not in _ENDPOINTS else None
+        if refusal is None and self._guard is not None:
+            refusal = self._guard.refusal(request)
+        return refusal or super().refusal(request)
 
     async def serve(self, request: HttpRequest, answer: Answer) -> None:
         """Answer a request."""

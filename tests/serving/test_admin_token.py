@@ -112,3 +112,26 @@ async def test_without_a_token_all_is_as_before() -> None:
     async with fake_engine() as engine, gateway_over(engine.url) as run, admin(run) as http:
         assert (await http.get("/api/snapshot")).status_code == 200
         assert (await http.get("/metrics")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"sec-fetch-site": "same-origin"}, 200),
+        ({"origin": "http://{host}", "sec-fetch-site": "same-origin"}, 200),
+        ({}, 200),
+    ],
+)
+async def test_no_page_of_another_site_can_change_anything(headers: dict[str, str], status: int) -> None:
+    """Nor has it to know the token, where there is none."""
+    async with fake_engine() as engine, gateway_over(engine.url) as run, admin(run) as http:
+        sent = {name: value.format(host=run.admin_url.partition("://")[2]) for name, value in headers.items()}
+        answer = await http.post("/api/replicas/p-0/drain", headers=sent)
+        assert answer.status_code == status
+        assert (await http.get("/api/snapshot", headers=sent)).status_code == 200
+        state = (await http.get("/api/replicas")).json()[0]["state"]
+        assert state == ("up" if status == 403 else "draining")
