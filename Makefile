@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo matrix test lint test-vllm bench bench-peers bench-workers bench-index bench-route bench-sharing bench-streams bench-soak bench-overload live-vs-simulated chaos clean
+.PHONY: help demo matrix test test-slow lint test-vllm bench bench-peers bench-workers bench-index bench-route bench-sharing bench-streams bench-soak bench-overload live-vs-simulated chaos clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -42,7 +42,10 @@ lint: $(VENV)/dev.stamp  ## ruff, mypy --strict, import-linter
 
 test: lint .redis/installed  ## lint, then the whole test suite with coverage, on all cores
 	$(BIN)/coverage erase
-	$(BIN)/python -m pytest --numprocesses=auto --cov --cov-report=term -m 'not real_vllm' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --cov --cov-report=term -m 'not real_vllm and not slow' $(PYTEST_ARGS)
+
+test-slow: $(VENV)/dev.stamp .redis/installed  ## what `test` leaves out: benchmarks, and whole programs that run for long
+	$(BIN)/python -m pytest --numprocesses=auto -m slow $(PYTEST_ARGS)
 
 VLLM_ENV ?= .venv-vllm
 test-vllm: $(VENV)/dev.stamp  ## two real vLLM CPU servers behind the gateway (first run installs about 3.5 GB into .venv-vllm)

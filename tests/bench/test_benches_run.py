@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 def shown_by(bench: str, *arguments: str) -> str:
     command = [sys.executable, str(Path(__file__).with_name(bench)), *arguments]
@@ -30,6 +32,7 @@ def test_the_sharing_benchmark_prints_its_figures() -> None:
         assert figure in shown
 
 
+@pytest.mark.slow
 def test_the_gateway_benchmark_prints_its_figures() -> None:
     shown = json.loads(shown_by("bench_gateway.py", "--routers", "prefixgate", "--scale", "0.01", "--json"))
     assert [row["router"] for row in shown] == ["prefixgate"]
@@ -37,6 +40,7 @@ def test_the_gateway_benchmark_prints_its_figures() -> None:
         assert shown[0][figure] > 0
 
 
+@pytest.mark.slow
 def test_the_streams_benchmark_prints_its_figures() -> None:
     small = ("--streams", "50", "--chunks", "3", "--gap-s", "0.2", "--size", "2000", "--most-kib", "10000")
     shown = json.loads(shown_by("bench_streams.py", *small, "--json"))
@@ -45,6 +49,7 @@ def test_the_streams_benchmark_prints_its_figures() -> None:
     assert "together" in shown_by("bench_streams.py", *small, "--where")
 
 
+@pytest.mark.slow
 def test_the_soak_prints_its_figures() -> None:
     shown = json.loads(
         shown_by("bench_soak.py", "--requests", "3000", "--restart-s", "2", "--most-mib", "1000", "--json")
@@ -54,6 +59,7 @@ def test_the_soak_prints_its_figures() -> None:
     assert shown["samples"][-1]["index_blocks"] > 0
 
 
+@pytest.mark.slow
 def test_the_workers_benchmark_prints_its_figures() -> None:
     shown = json.loads(shown_by("bench_workers.py", "--scale", "0.02", "--sizes", "1000", "--rounds", "1", "--json"))
     assert [(row["load"], row["workers"]) for row in shown["throughput"]] == [("1 KB", 1), ("1 KB", 2)]
@@ -62,6 +68,7 @@ def test_the_workers_benchmark_prints_its_figures() -> None:
     assert all(0 < rate < 1 for rate in shown["hit_rate"].values())
 
 
+@pytest.mark.slow
 def test_the_overload_benchmark_prints_its_figures() -> None:
     shown = json.loads(shown_by("bench_overload.py", "--seconds", "4", "--deadline-s", "2", "--speed", "2", "--json"))
     assert shown["failed"] == shown["left_booked"] == 0

@@ -32,6 +32,7 @@ async def test_a_quiet_fleet_decides_alike_live_and_in_virtual_time() -> None:
     assert likeness.retold >= 0.95, likeness_text(likeness)
 
 
+@pytest.mark.slow
 def test_the_command_prints_its_table_and_exits_by_its_verdict() -> None:
     command = [sys.executable, "tests/bench/live_vs_simulated.py", "--seeds", "1", "--sessions", "3", "--speed", "10"]
     done = subprocess.run([*command, "--explain"], capture_output=True, text=True, timeout=120, cwd=ROOT)

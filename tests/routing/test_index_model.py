@@ -263,3 +263,8 @@ def test_masks_that_occurred_once_are_not_kept_for_ever(monkeypatch: pytest.Monk
                 index.settle(slot, single)
         assert len(index._masks) <= 120
     assert [row.settled for row in index.depths(single)] == [1] * 12
+
+
+TestIndexAgainstModel = pytest.mark.no_cover(
+    TestIndexAgainstModel
+)  # coverage would triple its time; all of it is covered elsewhere

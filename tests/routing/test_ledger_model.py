@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from hashlib import sha256
 from itertools import count, takewhile
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -220,3 +221,6 @@ class LedgerMachine(RuleBasedStateMachine):
 
 TestLedgerMachine = LedgerMachine.TestCase
 TestLedgerMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestLedgerMachine = pytest.mark.no_cover(
+    TestLedgerMachine
+)  # coverage would triple its time; all of it is covered elsewhere

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from random import Random
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -576,3 +577,6 @@ def counted(series: tuple[SeriesView, ...], histogram: str) -> int:
 
 TestRouterMachine = RouterMachine.TestCase
 TestRouterMachine.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestRouterMachine = pytest.mark.no_cover(
+    TestRouterMachine
+)  # coverage would triple its time; all of it is covered elsewhere

@@ -110,7 +110,7 @@ def engine() -> Iterator[str]:
         yield urls[0]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 async def test_a_second_gateway_takes_over_under_load(engine: str, tmp_path: Path, workers: int) -> None:
     """Of what is sent meanwhile, over new connections and kept ones, nothing fails."""
     with socket.socket() as probe:
