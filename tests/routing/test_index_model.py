@@ -265,6 +265,4 @@ def test_masks_that_occurred_once_are_not_kept_for_ever(monkeypatch: pytest.Monk
     assert [row.settled for row in index.depths(single)] == [1] * 12
 
 
-TestIndexAgainstModel = pytest.mark.no_cover(
-    TestIndexAgainstModel
-)  # coverage would triple its time; all of it is covered elsewhere
+TestIndexAgainstModel = pytest.mark.no_cover(TestIndexAgainstModel)  # coverage would triple its time

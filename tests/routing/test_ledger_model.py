@@ -221,6 +221,4 @@ class LedgerMachine(RuleBasedStateMachine):
 
 TestLedgerMachine = LedgerMachine.TestCase
 TestLedgerMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
-TestLedgerMachine = pytest.mark.no_cover(
-    TestLedgerMachine
-)  # coverage would triple its time; all of it is covered elsewhere
+TestLedgerMachine = pytest.mark.no_cover(TestLedgerMachine)  # coverage would triple its time

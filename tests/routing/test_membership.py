@@ -368,6 +368,4 @@ class MembershipMachine(RuleBasedStateMachine):
 
 TestMembershipMachine = MembershipMachine.TestCase
 TestMembershipMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
-TestMembershipMachine = pytest.mark.no_cover(
-    TestMembershipMachine
-)  # coverage would triple its time; all of it is covered elsewhere
+TestMembershipMachine = pytest.mark.no_cover(TestMembershipMachine)  # coverage would triple its time

@@ -577,6 +577,4 @@ def counted(series: tuple[SeriesView, ...], histogram: str) -> int:
 
 TestRouterMachine = RouterMachine.TestCase
 TestRouterMachine.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
-TestRouterMachine = pytest.mark.no_cover(
-    TestRouterMachine
-)  # coverage would triple its time; all of it is covered elsewhere
+TestRouterMachine = pytest.mark.no_cover(TestRouterMachine)  # coverage would triple its time
