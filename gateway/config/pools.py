@@ -10,7 +10,7 @@ from engines.registry import DIALECTS
 from engines.reports import PrefillSettings
 from gateway.config.discovery import DiscoveryConfig, check_discovery
 from gateway.config.section import Section, one_of, require
-from gateway.routing.fleet import PoolSpec, ReplicaSpec
+from gateway.routing.replica import PoolSpec, ReplicaSpec
 
 TOKENIZER: Final = "tokenizer:"
 MOST_WARM_FAMILIES: Final = 1000

@@ -11,7 +11,7 @@ import msgspec
 from engines.cache_events import CacheEvent
 from engines.reports import EngineDescription, LoadReport, ModelCard, RequestTiming, Usage
 from gateway.routing.batch import Batch
-from gateway.routing.fleet import PoolSpec, ReplicaSpec
+from gateway.routing.replica import PoolSpec, ReplicaSpec
 
 
 class Outcome(StrEnum):

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from gateway.routing.decision import Rejection, RejectionReason, RouteRequest
-from gateway.routing.fleet import Fleet, Replica
+from gateway.routing.fleet import Fleet
+from gateway.routing.replica import Replica
 from gateway.routing.scope import Scope
 
 RETRY_AFTER_S: Final = 2.0

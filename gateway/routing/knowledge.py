@@ -12,7 +12,8 @@ from gateway.routing.batch import FORMAT, packed, unpacked
 from gateway.routing.beliefs import Beliefs
 from gateway.routing.calibration import Count, Learned, Weight
 from gateway.routing.curves import PrefillCurve
-from gateway.routing.fleet import Fleet, Pool, Replica
+from gateway.routing.fleet import Fleet
+from gateway.routing.replica import Pool, Replica
 from gateway.routing.reuse import Reuse
 
 MOST_LINKS: Final = 200_000

@@ -27,10 +27,11 @@ from gateway.routing.facts import (
     ReplicaUp,
     StreamBroke,
 )
-from gateway.routing.fleet import Booking, Fleet, Replica, ReplicaState
+from gateway.routing.fleet import Fleet
 from gateway.routing.lessons import confirmed_blocks, surprises
 from gateway.routing.outbox import Outbox
 from gateway.routing.output_sizes import OutputSizes
+from gateway.routing.replica import Booking, Replica, ReplicaState
 from gateway.routing.reuse import Reuse
 from gateway.routing.scoreboard import Scoreboard, Series
 from gateway.routing.starts import Starts

@@ -5,7 +5,7 @@ from typing import Protocol
 from engines.reports import Usage
 from gateway.routing.chain import PrefixChain
 from gateway.routing.curves import is_plain_text
-from gateway.routing.fleet import Replica
+from gateway.routing.replica import Replica
 
 
 class Expected(Protocol):

@@ -12,7 +12,8 @@ from gateway.routing.facts import (
     ReplicaRemoved,
     ReplicaResumed,
 )
-from gateway.routing.fleet import DEFAULT_KV_TOKENS, Booking, Fleet, PoolSpec, ReplicaSpec
+from gateway.routing.fleet import DEFAULT_KV_TOKENS, Fleet
+from gateway.routing.replica import Booking, PoolSpec, ReplicaSpec
 from gateway.routing.reuse import Reuse
 
 MembershipFact = PoolConfigured | PoolRemoved | ReplicaAdded | ReplicaDraining | ReplicaResumed | ReplicaRemoved

@@ -6,7 +6,7 @@ from typing import Final
 from engines.reports import Usage
 from gateway.routing.batch import MOST_RECORDS, Batch, Booked, End, Progress, Record, Stored, packed
 from gateway.routing.curves import Prefill
-from gateway.routing.fleet import Booking, Replica
+from gateway.routing.replica import Booking, Replica
 
 MOST_WAITING: Final = 8192
 """Records; beyond it the oldest are dropped, and the gap in the batches' numbers says so."""

@@ -11,9 +11,10 @@ from gateway.routing.calibration import Overlap
 from gateway.routing.chain import ChainForm, PrefixChain
 from gateway.routing.congestion import Congestion
 from gateway.routing.curves import Prefill
-from gateway.routing.fleet import Booking, Fleet, Replica
+from gateway.routing.fleet import Fleet
 from gateway.routing.learning import Learner
 from gateway.routing.lessons import confirmed_blocks, surprises
+from gateway.routing.replica import Booking, Replica
 
 _NUMBER_BITS: Final = 20
 _UNNAMED: Final = "a peer's"

@@ -22,7 +22,7 @@ from gateway.routing.facts import (
     Withdrawn,
 )
 from gateway.routing.filters import usable, visible
-from gateway.routing.fleet import Booking, Fleet, PoolSpec, Replica, chain_for
+from gateway.routing.fleet import Fleet, chain_for
 from gateway.routing.health import HealthRules
 from gateway.routing.holding import LOOK_S, RELOOK_S, HeldRequest
 from gateway.routing.knowledge import Knowledge, give_knowledge, take_knowledge
@@ -33,6 +33,7 @@ from gateway.routing.outbox import Outbox
 from gateway.routing.peers import Peers
 from gateway.routing.policies import HOLDING, POLICIES, SPREADING, UNITED, Circumstances
 from gateway.routing.queue_limits import UNLIMITED, QueueLimits
+from gateway.routing.replica import Booking, PoolSpec, Replica
 from gateway.routing.reuse import Reuse
 from gateway.routing.scope import Scope
 from gateway.routing.scoreboard import RequestRecord, Scoreboard

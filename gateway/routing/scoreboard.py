@@ -7,7 +7,6 @@ from typing import Final, NamedTuple
 from engines.reports import Usage
 from gateway.routing.decision import Decision
 from gateway.routing.facts import Cause, Outcome
-from gateway.routing.fleet import Booking
 from gateway.routing.histogram import (
     ERROR_SECONDS,
     ERROR_TOKENS,
@@ -16,6 +15,7 @@ from gateway.routing.histogram import (
     SECONDS,
     Histogram,
 )
+from gateway.routing.replica import Booking
 from gateway.routing.waterfall import Waterfall, Waterfalls
 
 RECENT_TTFTS: Final = 512

@@ -7,11 +7,12 @@ from typing import Final, TypeVar
 
 from engines.reports import EngineDescription, LoadReport, PrefillSettings
 from gateway.routing.detector import BrokenCache
-from gateway.routing.fleet import Fleet, Replica
+from gateway.routing.fleet import Fleet
 from gateway.routing.histogram import Histogram
 from gateway.routing.index import GUESS_ENTRY_BYTES, PrefixIndex
 from gateway.routing.ledger import LEDGER_ENTRY_BYTES
 from gateway.routing.queue_view import QueueView
+from gateway.routing.replica import Replica
 from gateway.routing.scoreboard import Key, Scoreboard, Series
 from gateway.routing.waterfall import Waterfall, Waterfalls
 

@@ -9,8 +9,9 @@ from gateway.routing.candidates import Alike, Candidate, Standing
 from gateway.routing.chain import PrefixChain
 from gateway.routing.congestion import Congestion
 from gateway.routing.decision import RouteRequest
-from gateway.routing.fleet import Replica, chain_for
+from gateway.routing.fleet import chain_for
 from gateway.routing.index import NOWHERE, Depths
+from gateway.routing.replica import Replica
 from gateway.routing.reuse import Reuse
 
 

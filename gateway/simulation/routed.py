@@ -22,9 +22,9 @@ from gateway.routing.facts import (
     ReplicaRestarted,
     ReplicaUp,
 )
-from gateway.routing.fleet import PoolSpec, ReplicaSpec
 from gateway.routing.holding import DEFAULT_HOLD_MS
 from gateway.routing.queue_limits import UNLIMITED, QueueLimits
+from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.routing.router import Router
 from gateway.simulation.chooser import Asked, Ended, Placement
 from gateway.simulation.fleet import SimulatedReplica

@@ -19,7 +19,7 @@ from gateway.routing.chain import chain as text_chain
 from gateway.routing.curves import ENOUGH
 from gateway.routing.decision import Decision, RouteRequest
 from gateway.routing.facts import Finished, FirstToken, LoadReported, Outcome, ReplicaUp
-from gateway.routing.fleet import PoolSpec, ReplicaSpec
+from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.routing.router import Router
 
 TOKENS = 16_000

@@ -18,8 +18,8 @@ from gateway.routing.batch import Batch, decoded, encoded
 from gateway.routing.chain import chain
 from gateway.routing.decision import Decision, RouteRequest
 from gateway.routing.facts import Finished, FirstToken, LoadReported, Outcome, PeerHeard, ReplicaUp
-from gateway.routing.fleet import PoolSpec, ReplicaSpec
 from gateway.routing.outbox import BRIEF_S
+from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.routing.router import Router
 
 REPLICAS = 4

@@ -30,7 +30,7 @@ from gateway.routing.facts import (
     ResponseStored,
     Withdrawn,
 )
-from gateway.routing.fleet import PoolSpec, ReplicaSpec
+from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.routing.router import Router
 from gateway.routing.snapshot import PoolView, ReplicaView, SeriesView, WaterfallView
 

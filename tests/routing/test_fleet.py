@@ -12,8 +12,9 @@ from gateway.routing.beliefs import Beliefs, CacheView
 from gateway.routing.calibration import Overlap
 from gateway.routing.chain import PrefixChain
 from gateway.routing.curves import PrefillCurve
-from gateway.routing.fleet import Booking, Fleet, Pool, PoolSpec, Replica, ReplicaSpec
+from gateway.routing.fleet import Fleet
 from gateway.routing.health import Health, HealthRules
+from gateway.routing.replica import Booking, Pool, PoolSpec, Replica, ReplicaSpec
 
 
 def cache() -> CacheView:

@@ -12,8 +12,8 @@ from gateway.routing.calibration import Learned
 from gateway.routing.chain import DEFAULT_BLOCK_BYTES, chain
 from gateway.routing.decision import Decision, RouteRequest
 from gateway.routing.facts import Finished, FirstToken, LoadReported, Outcome, ReplicaUp, ResponseStored
-from gateway.routing.fleet import PoolSpec, ReplicaSpec
 from gateway.routing.knowledge import Curve, Knowledge, KnownPool, KnownReplica, UnreadableError, decoded, encoded
+from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.routing.router import Router
 
 TEXTS = [bytes([letter]) * (4 + number) * 256 for number, letter in enumerate(b"abcdefghij")]

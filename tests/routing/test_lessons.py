@@ -1,7 +1,7 @@
 """Where requests end faster than they teach anything, all is learned from some, and from those that surprise."""
 
 from engines.reports import Usage
-from gateway.routing.fleet import LESSONS_PER_S, MOST_LESSONS
+from gateway.routing.replica import LESSONS_PER_S, MOST_LESSONS
 
 TEXT = "one system prompt, asked for again and again. " * 100
 TOKENS = len(TEXT) // 4

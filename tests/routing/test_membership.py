@@ -26,7 +26,7 @@ from gateway.routing.facts import (
     ReplicaUp,
     RoutingChanged,
 )
-from gateway.routing.fleet import PoolSpec, ReplicaSpec
+from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.routing.router import Router
 
 LONG = "the same long document " * 200

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from engines.reports import Usage
 from gateway.routing.facts import Outcome, Refused
-from gateway.routing.fleet import Fleet, PoolSpec, ReplicaSpec
+from gateway.routing.fleet import Fleet
 from gateway.routing.health import HealthRules
 from gateway.routing.index import PrefixIndex
 from gateway.routing.merging import KEPT, Share, merged
 from gateway.routing.queue_view import QueueView
+from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.routing.router import Router
 from gateway.routing.scoreboard import RECENT_TTFTS, Scoreboard
 from gateway.routing.snapshot import SHOWN, take_snapshot

@@ -26,8 +26,8 @@ from gateway.routing.facts import (
     ReplicaUp,
     ResponseStored,
 )
-from gateway.routing.fleet import PoolSpec, ReplicaSpec
 from gateway.routing.outbox import BRIEF_MS, BRIEF_S, MOST_WAITING, Outbox
+from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.routing.router import Router
 
 NAMES = ("r0", "r1", "r2")

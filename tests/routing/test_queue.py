@@ -11,8 +11,8 @@ from gateway.routing.chain import PrefixChain, chain
 from gateway.routing.curves import ENOUGH
 from gateway.routing.decision import Decision, Held, Priority, Rejection, RejectionReason, RouteRequest
 from gateway.routing.facts import AttemptFailed, Cause, Finished, FirstToken, Outcome, ReplicaDown, ReplicaUp, Withdrawn
-from gateway.routing.fleet import PoolSpec, ReplicaSpec
 from gateway.routing.queue_limits import QueueLimits
+from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.routing.router import Router
 
 POOL = PoolSpec("p", "m", (ReplicaSpec("r1", "http://r1"), ReplicaSpec("r2", "http://r2")))

@@ -28,8 +28,8 @@ from gateway.routing.facts import (
     ReplicaUp,
     Withdrawn,
 )
-from gateway.routing.fleet import PoolSpec, ReplicaSpec
 from gateway.routing.policies import POLICIES
+from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.routing.router import Router
 
 NAMES = ("r1", "r2", "s1")

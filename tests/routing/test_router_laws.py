@@ -35,8 +35,8 @@ from gateway.routing.facts import (
     ResponseStored,
     Withdrawn,
 )
-from gateway.routing.fleet import PoolSpec, ReplicaSpec
 from gateway.routing.policies import HOLDING, POLICIES
+from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.routing.router import LOOKS, Router
 from gateway.routing.snapshot import ReplicaView, SeriesView
 

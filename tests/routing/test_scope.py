@@ -8,7 +8,7 @@ from engines.reports import ModelCard
 from gateway.routing.chain import chain
 from gateway.routing.decision import Decision, Rejection, RejectionReason, RouteRequest
 from gateway.routing.facts import ReplicaDown, ReplicaUp
-from gateway.routing.fleet import PoolSpec, ReplicaSpec
+from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.routing.router import Router
 from gateway.routing.scope import Scope
 

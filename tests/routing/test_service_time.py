@@ -3,7 +3,7 @@
 import pytest
 
 from engines.reports import RequestTiming
-from gateway.routing.fleet import STEP_SPREAD_S
+from gateway.routing.replica import STEP_SPREAD_S
 
 SHORT, LONG = "short " * 700, "long " * 5000  # 87 and 434 ms by the prior
 

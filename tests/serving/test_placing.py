@@ -30,7 +30,7 @@ from gateway.routing.chain import PrefixChain
 from gateway.routing.curves import ENOUGH
 from gateway.routing.decision import Decision, RouteRequest
 from gateway.routing.facts import FirstToken, ReplicaUp
-from gateway.routing.fleet import PoolSpec, ReplicaSpec
+from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.routing.router import Router
 from gateway.serving.placing import Placer
 from gateway.serving.server import RunningGateway

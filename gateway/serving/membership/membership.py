@@ -15,7 +15,7 @@ from gateway.routing.facts import (
     ReplicaResumed,
     RoutingChanged,
 )
-from gateway.routing.fleet import PoolSpec, ReplicaSpec
+from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.serving.front.port import Port
 from gateway.serving.gateway import Gateway
 from gateway.serving.membership.plan import Command, Configure, Member, Plan, PlanError, Remove, after

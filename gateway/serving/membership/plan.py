@@ -11,7 +11,7 @@ import msgspec
 
 from gateway.config import Config, ConfigError, changes
 from gateway.config.pools import NAME, PoolConfig, check_url
-from gateway.routing.fleet import PoolSpec, ReplicaSpec
+from gateway.routing.replica import PoolSpec, ReplicaSpec
 
 FILE, API, DISCOVERY = "file", "api", "discovery"
 

@@ -14,7 +14,7 @@ from gateway.routing.batch import Batch, encoded
 from gateway.routing.chain import chain
 from gateway.routing.decision import Decision, RouteRequest
 from gateway.routing.facts import Finished, FirstToken, LoadReported, Outcome, ReplicaUp
-from gateway.routing.fleet import PoolSpec, ReplicaSpec
+from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.routing.router import Router
 from gateway.serving.sharing import sharer as timing
 from gateway.serving.sharing.channel import START, Channel, ChannelError, Kept, News

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 from gateways import until
 
-from gateway.routing.fleet import PoolSpec, ReplicaSpec
+from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.routing.router import Router
 from gateway.serving.sharing.channel import Channel
 from gateway.serving.sharing.sharer import Sharer
