@@ -8,8 +8,8 @@ from gateway.serving.admission import salt_fields
 from gateway.serving.attempt import Attempt
 from gateway.serving.engine_client import EngineGoneError, EngineResponse, EngineUnreachableError
 from gateway.serving.failure import lost, unusable
-from gateway.serving.front.request import HttpRequest
 from gateway.serving.gateway import Backend, Gateway
+from gateway.serving.headers import HeaderList
 from gateway.serving.relay import first_frame, read_error, read_whole
 from gateway.tenancy.tenant import Visit
 from gateway.wire.additions import add
@@ -33,7 +33,8 @@ class Sending:
     def __init__(
         self,
         endpoint: Endpoint,
-        http: HttpRequest,
+        headers: HeaderList,
+        body: bytes,
         request: InferenceRequest,
         engine_id: str,
         visit: Visit | None,
@@ -44,8 +45,8 @@ class Sending:
         """`asked` is the request as it is routed; None for what is no request of a client's as it came."""
         self.asked = asked
         self.endpoint = endpoint
-        self.headers = http.headers
-        self.body = http.body
+        self.headers = headers
+        self.body = body
         self.request = request
         self.engine_id = engine_id
         self.visit = visit

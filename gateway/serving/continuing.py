@@ -28,13 +28,9 @@ class Onward(Sending):
     """Sends the request with what was said, and gets the rest of the stream."""
 
     def __init__(self, gateway: Gateway, before: Sending, said: Said) -> None:
-        self.endpoint = before.endpoint
-        self.headers = before.headers
-        self.body = before.body
-        self.request = before.request
-        self.engine_id = before.engine_id
-        self.visit = before.visit
-        self.kept = True
+        super().__init__(
+            before.endpoint, before.headers, before.body, before.request, before.engine_id, before.visit, kept=True
+        )
         self.said = said
         self._gateway = gateway
         self._begun = before.body

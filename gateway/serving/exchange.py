@@ -164,7 +164,16 @@ class Exchange:
         if keeps and len(self._request.body) <= KEPT_BODY_BYTES:
             self._transcript = Transcript()
         kept = self._transcript is not None
-        sending = Sending(self._endpoint, self._request, request, self._engine_id, self._visit, kept=kept, asked=asked)
+        sending = Sending(
+            self._endpoint,
+            self._headers,
+            self._request.body,
+            request,
+            self._engine_id,
+            self._visit,
+            kept=kept,
+            asked=asked,
+        )
         placed: Placed | None = first
         while placed is not None and isinstance(placed.answer, Decision):
             running = self._dispatch(placed.answer, sending, route_at, received_at, placed.held_s)

@@ -135,6 +135,13 @@ async def test_however_it_dies(end: End) -> None:
         assert counts(one.usage) == counts(undisturbed.usage)
 
 
+async def test_what_goes_on_is_no_prompt_to_warm_with() -> None:
+    path, body = ASKS["chat with a limit"]
+    async with cut_fleet("vllm", pool={"warm_families": 2}) as fleet:
+        undisturbed = await asked(fleet, path, body)
+        assert_same(await asked(fleet, path, body, Cut(3)), undisturbed)
+
+
 async def test_it_may_die_again() -> None:
     path, body = ASKS["chat with a limit"]
     async with cut_fleet("vllm", replicas=4) as fleet:

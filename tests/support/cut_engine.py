@@ -80,9 +80,14 @@ class Fleet:
 
 @asynccontextmanager
 async def cut_fleet(
-    dialect: str, *, replicas: int = 2, settings: dict[str, Any] | None = None, **tables: Any
+    dialect: str,
+    *,
+    replicas: int = 2,
+    settings: dict[str, Any] | None = None,
+    pool: dict[str, Any] | None = None,
+    **tables: Any,
 ) -> AsyncIterator[Fleet]:
-    """Engines of one dialect whose answers are those of one simulated engine."""
+    """Engines of one dialect whose answers are those of one simulated engine; `pool`: more settings of theirs."""
     async with AsyncExitStack() as stack:
         simulated = SimulatorSettings(
             **{"dialect": dialect, "model": MODEL, "speed": 1000.0, "default_output_tokens": 8, **(settings or {})}
@@ -90,7 +95,8 @@ async def cut_fleet(
         url = await stack.enter_async_context(serving(simulated))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, trust_env=False, timeout=20))
         engines = [await stack.enter_async_context(fake_engine()) for _ in range(replicas)]
-        pool = {"name": "p", "engine": dialect, "model": MODEL, "replicas": [engine.url for engine in engines]}
+        urls = [engine.url for engine in engines]
+        pool = {"name": "p", "engine": dialect, "model": MODEL, "replicas": urls, **(pool or {})}
         for engine in engines:
             engine.pages["/v1/models"] = response(models(MODEL))
         run = await stack.enter_async_context(gateway_of([pool], **tables))
