@@ -1,0 +1,1 @@
+"""Launchers: how engine processes are started, restarted with other settings, and watched."""
