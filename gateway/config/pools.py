@@ -54,8 +54,8 @@ class PoolConfig(Section, frozen=True):
     whose value the engines want as their bearer token. `tokens` says how prompts become token ids: "none" (the
     prefix chain is of text), "tokenizer:PATH" (a folder with tokenizer.json and chat template, or that file), or
     "engine" (the replicas' own /tokenize). `warm_families` of the prefix families in most use are prefilled at a
-    replica that has started again, and elsewhere before one is drained. For https:// replicas: PEM files of the authority that signed their
-    certificates and of the certificate that we show them, and whether theirs is looked at.
+    replica that has started again, and elsewhere before one is drained. For https:// replicas: PEM files of the
+    authority that signed their certificates and of the certificate that we show them, and whether theirs is looked at.
     """
 
     name: str
