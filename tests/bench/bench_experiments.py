@@ -20,12 +20,13 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-from split_traffic import Traffic, first_ones, observe
+from split_traffic import Traffic, observe
 
 from gateway.experiments.always_valid import contrast
 from gateway.experiments.analysis import figure
 from gateway.experiments.comparing import compare
 from gateway.experiments.doubts import FEW_UNITS
+from gateway.experiments.growth import first
 from gateway.experiments.guardrails import breaches
 from gateway.experiments.metrics import METRICS, estimate
 from gateway.experiments.observations import Observations
@@ -105,12 +106,12 @@ def of_equal_arms(traffic: Traffic, peeks: int, seed: int) -> EqualArms:
     whole = observe(traffic, np.random.default_rng((1, seed)))
     claims = set()
     for count in looks(len(whole), peeks):
-        seen = first_ones(whole, count)
+        seen = first(whole, count)
         claims |= {name for name in JUDGED if compared(seen, name).verdict in ("better", "worse")}
         if breaches(samples(seen, STRICT), STRICT):
             claims.add("stop")
     for count in looks(len(whole), peeks)[::-4]:  # what it takes long to say is looked at less often
-        control, other = samples(first_ones(whole, count), TERMS)
+        control, other = samples(first(whole, count), TERMS)
         alike = separate(timed(other), timed(control), TERMS)
         if (alike.low is not None and alike.low > 0) or (alike.high is not None and alike.high < 0):
             claims.add("alike")
@@ -156,7 +157,7 @@ def equal_arms(pool: Executor, seeds: int, peeks: int) -> Iterator[Line]:
 def verdicts(traffic: Traffic, slower: float, peeks: int, seed: int) -> list[str]:
     """At every look."""
     whole = observe(traffic, np.random.default_rng((2, seed)), slower=slower)
-    return [compared(first_ones(whole, count), "ttft_p50").verdict for count in looks(len(whole), peeks)]
+    return [compared(first(whole, count), "ttft_p50").verdict for count in looks(len(whole), peeks)]
 
 
 def promised(traffic: Traffic, times: int, seed: int) -> float:

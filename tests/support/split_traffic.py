@@ -1,6 +1,6 @@
 """Made-up traffic that an experiment split between two arms: units, their requests and what came of them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -73,9 +73,3 @@ def observe(traffic: Traffic, rng: np.random.Generator, slower: float = 0.0, les
         refused=never,
         crossed=never,
     )
-
-
-def first_ones(observations: Observations, count: int) -> Observations:
-    """The first `count` of them."""
-    columns = {name: getattr(observations, name)[:count] for name in Observations.__slots__ if name != "arms"}
-    return replace(observations, **columns)
