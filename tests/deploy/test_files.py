@@ -14,6 +14,7 @@ from gateway.monitoring.catalogue import catalogue, unknown_names
 from gateway.monitoring.grafana import dashboard
 from gateway.monitoring.panels import rows
 from gateway.monitoring.rules import rules, runbook
+from gateway.serving.access import LEAST_CHARACTERS
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -68,7 +69,7 @@ def _yaml(path: str) -> Any:
     return yaml.safe_load((DEPLOY / path).read_text(encoding="utf-8"))
 
 
-def test_compose_names_files_and_hosts_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compose_names_files_and_hosts_that_are_there() -> None:
     services = _yaml("compose/compose.yaml")["services"]
     for service in services.values():
         for volume in service.get("volumes", ()):
@@ -78,7 +79,9 @@ def test_compose_names_files_and_hosts_that_are_there(monkeypatch: pytest.Monkey
         config = load(DEPLOY / "compose" / file)
         hosts = [re.sub(r"https?://([^:]+):.*", r"\1", url) for pool in config.pools for url in pool.replicas]
         assert set(hosts) <= set(services)
-        assert config.server.admin_token_env in services["gateway-1"]["environment"]
+        assert config.server.admin_token_env is not None
+        token = services["gateway-1"]["environment"][config.server.admin_token_env]
+        assert len(token.split(":-")[1]) > LEAST_CHARACTERS
     targets = _yaml("compose/prometheus.yaml")["scrape_configs"][0]["static_configs"][0]["targets"]
     assert {target.split(":")[0] for target in targets} == {"gateway-1", "gateway-2"}
 
