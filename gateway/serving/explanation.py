@@ -48,6 +48,8 @@ class Explanation(msgspec.Struct, frozen=True):
     outcome: str | None = None
     ttft_s: float | None = None
     usage: Usage | None = None
+    arm: str | None = None
+    """`experiment=arm`, with `;failover` where it goes outside of it."""
 
 
 async def explain(gateway: Gateway, endpoint: str, body: bytes, tenant: str | None = None) -> Explanation:
@@ -115,4 +117,5 @@ def _explanation(decision: Decision) -> Explanation:
         )
         for candidate in decision.candidates
     )
-    return Explanation(decision.policy, decision.model, decision.available_tokens, rows, decision.why)
+    arm = None if decision.exposure is None else decision.exposure.label
+    return Explanation(decision.policy, decision.model, decision.available_tokens, rows, decision.why, arm=arm)
