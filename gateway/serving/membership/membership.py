@@ -18,7 +18,8 @@ from gateway.routing.facts import (
 from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.serving.front.port import Port
 from gateway.serving.gateway import Gateway
-from gateway.serving.membership.plan import Command, Configure, Member, Plan, PlanError, Remove, after
+from gateway.serving.membership.plan import Command, Configure, Member, Plan, Remove, after
+from gateway.serving.membership.refusal import PlanError
 from gateway.serving.polling import Poller
 
 LOOK_S: Final = 0.05

@@ -9,7 +9,8 @@ import msgspec
 from gateway.config import ConfigError, ConfigSource, changes
 from gateway.serving.gateway import Gateway
 from gateway.serving.membership.membership import Membership
-from gateway.serving.membership.plan import Configure, Member, PlanError
+from gateway.serving.membership.plan import Configure, Member
+from gateway.serving.membership.refusal import PlanError
 from gateway.serving.workers.assignments import reread_by
 
 NO_FILE: Final = "there is no file to read again: the gateway was started without --config"

@@ -18,7 +18,8 @@ from gateway.serving.access import cache_secret
 from gateway.serving.admin_guard import configured_guard
 from gateway.serving.announcement import listening_line
 from gateway.serving.journal import open_journal
-from gateway.serving.membership.plan import PlanError, after, first_plan
+from gateway.serving.membership.plan import after, first_plan
+from gateway.serving.membership.refusal import PlanError
 from gateway.serving.sharing.hub import Hub
 from gateway.serving.tls import server_context
 from gateway.serving.workers.assignments import config_of, with_drawn_salts
