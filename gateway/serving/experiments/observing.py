@@ -12,11 +12,11 @@ _FAILED: Final = frozenset({Outcome.ENGINE_FAILED, Outcome.TIMED_OUT})
 
 @dataclass(slots=True)
 class Participant:
-    """One request that takes part. `accepted_at` is seconds on the facts' clock; `crossed` of its last decision."""
+    """One request that takes part, by its last decision. `accepted_at` is seconds on the facts' clock."""
 
     exposure: Exposure
     accepted_at: float
-    crossed: bool
+    replica: str | None = None
     first_token_at: float | None = None
 
     def learn(self, fact: Fact) -> None:
@@ -41,5 +41,5 @@ class Participant:
             completion_tokens=None if usage is None else usage.completion_tokens,
             failed=end.outcome in _FAILED,
             refused=end.outcome is Outcome.REJECTED,
-            crossed=self.crossed,
+            crossed=self.exposure.crossed,
         )

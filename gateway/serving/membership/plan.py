@@ -14,19 +14,9 @@ from gateway.config.pools import NAME, PoolConfig, check_url
 from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.serving.experiments import trial
 from gateway.serving.experiments.trial import Begin, Define, End, EndArm, Forget, Trials, TrialCommand
+from gateway.serving.membership.member import API, DISCOVERY, FILE, Member
 from gateway.serving.membership.refusal import PlanError
 
-FILE, API, DISCOVERY = "file", "api", "discovery"
-
-
-class Member(msgspec.Struct, frozen=True):
-    """One replica that there is to be. `origin` says by whose word: the file's, the API's, or a discovery's."""
-
-    name: str
-    pool: str
-    url: str
-    origin: str = FILE
-    draining: bool = False
 
 
 class Add(msgspec.Struct, frozen=True, tag=True):
