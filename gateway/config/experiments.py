@@ -19,7 +19,7 @@ METRICS: Final = (
 )
 """Those of `gateway.experiments.metrics` that may be the primary one: known without importing numpy."""
 HALVES_CACHES: Final = (
-    'unit = "request" sends the requests of one prompt family to all arms, so each arm has to compute and keep what one '
+    'unit = "request" sends the requests of one prompt family to all arms, so each has to compute and keep what one '
     "had cached before: hit rates fall in all of them, and what is measured is not what one arm alone would give"
 )
 _HEADER: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")

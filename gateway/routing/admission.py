@@ -217,4 +217,6 @@ class Admission:
         wait_s = flow.wait_s(held.line, held.tokens, self.limits, now)
         allowed_s = HEADROOM * (held.expires_at - held.request.accepted_at)
         excess_s = max(wait_s - allowed_s, 0.0)
-        return Rejection(reason, f"overloaded: {message}", flow.invite(held.line, excess_s, self.limits, now), held.exposure)
+        return Rejection(
+            reason, f"overloaded: {message}", flow.invite(held.line, excess_s, self.limits, now), held.exposure
+        )

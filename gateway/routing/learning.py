@@ -16,6 +16,7 @@ from gateway.routing.facts import (
     CacheSynced,
     Cause,
     Dispatched,
+    Exposed,
     Finished,
     FirstToken,
     LoadReported,
@@ -73,11 +74,14 @@ class Learner:
         if replica in self._fleet.ailing:
             replica.health.booked(booking.ticket, booking.booked_at)
 
-    def observe(self, fact: ReplicaFact | CacheFact | StreamBroke | Refused) -> None:
+    def observe(self, fact: ReplicaFact | CacheFact | StreamBroke | Refused | Exposed) -> None:
         """Learn one fact about a replica, or of a request that none took; nothing of a replica that was removed."""
         match fact:
             case Refused():
                 self._scoreboard.of("", "", fact.model).end(fact.outcome)
+                return
+            case Exposed():
+                self._scoreboard.exposed(fact.exposure)
                 return
             case StreamBroke():  # what else comes of it is told by other facts
                 replica = self._fleet.find(fact.replica)

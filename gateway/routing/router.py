@@ -18,7 +18,6 @@ from gateway.routing.experiments.definition import Exposure
 from gateway.routing.experiments.trials import Assignment, Trials
 from gateway.routing.facts import (
     ExperimentsChanged,
-    Exposed,
     Fact,
     PeerGone,
     PeerHeard,
@@ -106,10 +105,14 @@ class Router:
             for replica in spec.replicas:
                 self._membership.add(spec.name, replica)
 
-    def _decide_by(self, policy: str, hold_ms: float) -> None:
-        self.policy = policy
-        self._pick = POLICIES[policy]
-        self._wished_hold_ms = hold_ms
+    def _decide_as(self, fact: RoutingChanged | ExperimentsChanged) -> None:
+        """It is decided otherwise from now on."""
+        if isinstance(fact, RoutingChanged):
+            self.policy = fact.policy
+            self._pick = POLICIES[fact.policy]
+            self._wished_hold_ms = fact.hold_ms
+        else:
+            self._trials = Trials(fact.running)
         self._set_hold()
 
     def _set_hold(self) -> None:
@@ -317,13 +320,8 @@ class Router:
                 self._peers.gone(fact.sender, fact.at)
             case PeersSilent():
                 self._peers.lapse(fact.since, fact.at)
-            case RoutingChanged():
-                self._decide_by(fact.policy, fact.hold_ms)
-            case ExperimentsChanged():
-                self._trials = Trials(fact.running)
-                self._set_hold()
-            case Exposed():
-                self._scoreboard.exposed(fact.exposure)
+            case RoutingChanged() | ExperimentsChanged():
+                self._decide_as(fact)
             case _ if isinstance(fact, MembershipFact):
                 self._membership.observe(fact)
                 if isinstance(fact, ReplicaRemoved):

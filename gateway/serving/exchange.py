@@ -147,7 +147,7 @@ class Exchange:
                 self._log(gateway.log, fact)
 
     def _exposed(self, exposure: Exposure, replica: str | None = None) -> None:
-        """The request takes part in an experiment, by its first decision or by another one, and goes to that replica."""
+        """The request takes part in an experiment, and goes to that replica: by its first decision, or a later one."""
         if self._participant is None:
             self._participant = self._gateway.experiments.let_in(exposure, self._accepted_at)
         self._participant.exposure, self._participant.replica = exposure, replica

@@ -23,9 +23,9 @@ from gateway.serving.admission import unsalted_endpoints
 from gateway.serving.chains import Chains, text_chain, token_chains
 from gateway.serving.engine_client import EngineClient, EngineGoneError, TimeLimits
 from gateway.serving.events.feeds import EventFeeds
+from gateway.serving.experiments.running import Experiments
 from gateway.serving.headers import HeaderList
 from gateway.serving.journal import Journal
-from gateway.serving.experiments.running import Experiments
 from gateway.serving.membership.member import Member
 from gateway.serving.membership.plan import Plan, first_plan
 from gateway.serving.placing import Placer

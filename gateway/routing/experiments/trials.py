@@ -40,9 +40,7 @@ class Trials:
         """Those that arms ask for."""
         return {arm.policy for one in self.running for arm in one.arms if arm.policy is not None}
 
-    def assign(
-        self, request: RouteRequest, model: str, served: Mapping[str, Sequence[Replica]]
-    ) -> Assignment | None:
+    def assign(self, request: RouteRequest, model: str, served: Mapping[str, Sequence[Replica]]) -> Assignment | None:
         """The arm of a request for this model; None: it takes part in nothing.
 
         Nobody does who is bound to a replica anyhow, by a pin or by a stored response, or who leaves nothing in a

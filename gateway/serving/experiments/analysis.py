@@ -16,7 +16,6 @@ import numpy as np
 from gateway.experiments.analysis import analyse
 from gateway.experiments.guardrails import guardrail_breaches
 from gateway.experiments.observations import Observations
-from gateway.experiments.page import page
 from gateway.experiments.report import Report
 from gateway.experiments.terms import Terms
 from gateway.serving.experiments.store import Kept, Observed, Store, StoreError
@@ -61,10 +60,9 @@ def judged(parts: Sequence[Part]) -> Judged:
     mask = (1 << thinned) - 1
     rows = sorted((row for part in parts for row in part.rows if not row.unit & mask), key=lambda row: row.at)
     terms = msgspec.structs.replace(first.terms, running_s=max(until - since, 0.0))
-    if len(parts) > 1:  # each has a fleet of its own, or the same: nobody knows
-        terms = msgspec.structs.replace(terms, arms=tuple(msgspec.structs.replace(arm, gpus=None) for arm in terms.arms))
-    if thinned:  # what is not there is no throughput
-        terms = msgspec.structs.replace(terms, arms=tuple(msgspec.structs.replace(arm, gpus=None) for arm in terms.arms))
+    if len(parts) > 1 or thinned:  # whose GPUs they are is not known, or not all that they did
+        arms = tuple(msgspec.structs.replace(arm, gpus=None) for arm in terms.arms)
+        terms = msgspec.structs.replace(terms, arms=arms)
     return Judged(_columns(rows, terms, since), terms, thinned, first.trial)
 
 
@@ -118,9 +116,6 @@ def _said(store: Store, name: str, kind: str) -> bytes:
         case "breaches":
             what = judged([part])
             return msgspec.json.encode(guardrail_breaches(what.observations, what.terms))
-        case "html":
-            what = judged([part])
-            return page(report_of(what), what.observations).encode()
         case _:
             return msgspec.json.encode(report_of(judged([part])))
 

@@ -1,4 +1,4 @@
-"""Has reports made in processes of their own: numpy and scipy neither load nor compute in the one that serves; does I/O."""
+"""Has reports made in processes of their own: numpy and scipy neither load nor compute where we serve; does I/O."""
 
 import asyncio
 import os

@@ -14,7 +14,7 @@ from gateway.serving.experiments.trial import Trials
 
 @contextmanager
 def kept_in(config: Config) -> Iterator[Path]:
-    """The store's file: in `[state] path`, or in a folder of our own that is gone with the block. Raises ConfigError."""
+    """The store's file: in `[state] path`, or in a folder that is gone with the block. Raises ConfigError."""
     if config.state.path is not None:
         yield _checked(Path(config.state.path)) / FILE_NAME
         return

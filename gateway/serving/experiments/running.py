@@ -10,7 +10,7 @@ import msgspec
 from gateway.config.pools import PoolConfig
 from gateway.experiments.terms import Terms
 from gateway.routing.experiments.definition import Experiment, Exposure
-from gateway.routing.facts import Exposed, ExperimentsChanged, Finished, Refused
+from gateway.routing.facts import ExperimentsChanged, Exposed, Finished, Refused
 from gateway.routing.router import Router
 from gateway.serving.experiments.analyst import Analyst, Headline
 from gateway.serving.experiments.judging import terms_of

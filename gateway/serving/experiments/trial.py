@@ -136,9 +136,7 @@ def after(trials: Trials, command: TrialCommand) -> Trials:
             if trial.state == STOPPED:
                 return trials
             at, why = command.at, command.why
-            return _with(
-                trials, msgspec.structs.replace(trial, state=STOPPED, why=why, ended_at=at, changed_at=at)
-            )
+            return _with(trials, msgspec.structs.replace(trial, state=STOPPED, why=why, ended_at=at, changed_at=at))
         case EndArm():
             return _with(trials, _without(_known(trials, command.name), command))
         case Forget():
@@ -169,7 +167,9 @@ def _events(old: Trial | None, trial: Trial) -> list[Event]:
     if trial.state == STOPPED and state != STOPPED:
         told.append(Event(trial.name, at, "stopped", "", trial.why))
     known = () if old is None else old.stopped_arms
-    told += [Event(trial.name, one.at, "arm stopped", one.arm, one.why) for one in trial.stopped_arms if one not in known]
+    told += [
+        Event(trial.name, one.at, "arm stopped", one.arm, one.why) for one in trial.stopped_arms if one not in known
+    ]
     return told
 
 

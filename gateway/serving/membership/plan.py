@@ -13,10 +13,9 @@ from gateway.config import Config, ConfigError, changes
 from gateway.config.pools import NAME, PoolConfig, check_url
 from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.serving.experiments import trial
-from gateway.serving.experiments.trial import Begin, Define, End, EndArm, Forget, Trials, TrialCommand
+from gateway.serving.experiments.trial import Begin, Define, End, EndArm, Forget, TrialCommand, Trials
 from gateway.serving.membership.member import API, DISCOVERY, FILE, Member
 from gateway.serving.membership.refusal import PlanError
-
 
 
 class Add(msgspec.Struct, frozen=True, tag=True):

@@ -9,8 +9,8 @@ import msgspec
 
 from gateway.config import ConfigError, ConfigSource, changes
 from gateway.serving.gateway import Gateway
-from gateway.serving.membership.membership import Membership
 from gateway.serving.membership.member import Member
+from gateway.serving.membership.membership import Membership
 from gateway.serving.membership.plan import Configure
 from gateway.serving.membership.refusal import PlanError
 from gateway.serving.workers.assignments import reread_by

@@ -69,8 +69,8 @@ class _Worker:
 class Supervisor:
     """Runs `config.server.workers` workers until it is told to stop.
 
-    Raises ConfigError where the journal or the store cannot be kept, or a secret or certificate is missing, OSError where a port is
-    taken.
+    Raises ConfigError where the journal or the store cannot be kept, or a secret or certificate is missing, OSError
+    where a port is taken.
     """
 
     def __init__(self, config: Config, say: Say, source: ConfigSource | None = None) -> None:
