@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo matrix test test-slow coverage lint test-vllm bench bench-peers bench-workers bench-index bench-route bench-sharing bench-streams bench-soak bench-overload live-vs-simulated chaos clean
+.PHONY: help demo matrix test test-slow coverage lint test-vllm bench bench-peers bench-workers bench-index bench-route bench-sharing bench-streams bench-soak bench-overload bench-experiment-cost experiment live-vs-simulated chaos clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -54,6 +54,9 @@ VLLM_ENV ?= .venv-vllm
 test-vllm: $(VENV)/dev.stamp  ## two real vLLM CPU servers behind the gateway (first run installs about 3.5 GB into .venv-vllm)
 	tests/vllm/install $(VLLM_ENV)
 	VLLM_ENV=$(abspath $(VLLM_ENV)) $(BIN)/python -m pytest -m real_vllm -s tests/vllm
+
+bench-experiment-cost: $(VENV)/runtime.stamp  ## hit rate and TTFT with no experiment, by prefix family, by request, in virtual time (TRACE=FILE)
+	@$(BIN)/prefixgate simulate $(if $(TRACE),--trace '$(TRACE)',--workload chat) --load 0.3 --policy ttft,ttft@prefix-family,ttft@session,ttft@request $(ARGS)
 
 bench-index: $(VENV)/dev.stamp  ## memory and time of the prefix index: a million blocks over 8 replicas
 	@$(BIN)/python tests/bench/bench_index.py $(BENCH_ARGS)
