@@ -157,14 +157,17 @@ def events_between(before: Trials, now: Trials) -> list[Event]:
 def _events(old: Trial | None, trial: Trial) -> list[Event]:
     told = []
     if old is None:
-        told.append(Event(trial.name, trial.defined_at, "defined", "", f"by the {'file' if trial.origin == FILE else 'admin API'}"))
+        by = "by the file" if trial.origin == FILE else "by the admin API"
+        told.append(Event(trial.name, trial.defined_at, "defined", "", by))
     elif old.definition != trial.definition:
         fresh = "; counting began anew" if trial.counts_from != old.counts_from else ""
-        told.append(Event(trial.name, trial.changed_at, "changed", "", _changed(old.definition, trial.definition) + fresh))
+        what = _changed(old.definition, trial.definition)
+        told.append(Event(trial.name, trial.changed_at, "changed", "", what + fresh))
     state = WAITING if old is None else old.state
     if trial.state == RUNNING and (state != RUNNING or (old is not None and old.began_at != trial.began_at)):
         ramp = f"ramping up over {trial.definition.ramp_s:g} s" if trial.definition.ramp_s else "at once"
-        told.append(Event(trial.name, trial.began_at, "started", "", f"{trial.definition.traffic:.0%} of the units, {ramp}"))
+        much = f"{trial.definition.traffic:.0%} of the units"
+        told.append(Event(trial.name, trial.began_at, "started", "", f"{much}, {ramp}"))
     if trial.state == STOPPED and state != STOPPED:
         told.append(Event(trial.name, trial.ended_at, "stopped", "", trial.why))
     known = () if old is None else old.stopped_arms

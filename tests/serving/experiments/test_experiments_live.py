@@ -1,6 +1,7 @@
 """Experiments of a gateway that runs: over HTTP, with simulated engines, through restarts and failures."""
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -59,10 +60,7 @@ async def test_traffic_is_split_told_counted_and_reported() -> None:
         assert all(count % 2 == 0 for count in went.values())  # both turns of a session go to one arm
         await written(run, 48)
         [listed] = (await http.get("/api/experiments")).json()
-        assert {arm["name"]: arm["exposures"] for arm in listed["arms"]} == {
-            "a": went["ab=a", "a"],
-            "b": went["ab=b", "b"],
-        }
+        assert [arm["exposures"] for arm in listed["arms"]] == [went["ab=a", "a"], went["ab=b", "b"]]
         metrics = (await http.get("/metrics")).text
         assert f'prefixgate_experiment_exposures_total{{arm="a",experiment="ab"}} {went["ab=a", "a"]}.0' in metrics
         report = (await http.get("/api/experiments/ab/report")).json()
@@ -192,7 +190,6 @@ def _says(status: int) -> Any:
 
 async def test_a_guardrail_stops_an_arm_whose_units_then_go_to_the_control() -> None:
     async with fake_engine() as sound, fake_engine() as broken:
-        broken.answer = _says(400)  # nobody tries such a request again
         broken.answer = _says(500)
         pools = [
             {"name": "a", "engine": "vllm", "model": "m", "replicas": [sound.url]},
@@ -202,18 +199,17 @@ async def test_a_guardrail_stops_an_arm_whose_units_then_go_to_the_control() -> 
         experiment = {**AB, "guardrails": rails}
         routing = {"max_attempts": 1}
         async with (
-            gateway_of(pools, experiments=[experiment], routing=routing, health={"failures": 100_000}) as run,
+            gateway_of(pools, experiments=[experiment], routing=routing, health={"failures": 1000}) as run,
             admin(run) as http,
             client(run) as traffic,
         ):
             for number in range(120):
                 headers = {"x-session-id": f"s{number}"}
                 await traffic.post("/v1/chat/completions", json=chat("hi " * 400), headers=headers)
-            async with asyncio.timeout(25):
-                while not (detail := (await http.get("/api/experiments/ab")).json())["experiment"]["arms"][1][
-                    "stopped"
-                ]:
-                    await asyncio.sleep(0.2)
+            await until(lambda: bool(run.gateway.experiments.trials[0].stopped_arms))
+            await asyncio.sleep(0.1)  # for the event to be written
+            detail = (await http.get("/api/experiments/ab")).json()
+            assert detail["experiment"]["arms"][1]["stopped"]
             assert detail["events"][-1][2:4] == ["arm stopped", "b"]
             assert {arm for arm, pool in await ask(run, 20)} == {"ab=a", None}
             assert {pool for _, pool in await ask(run, 20)} == {"a"}
@@ -229,9 +225,10 @@ async def test_a_store_that_cannot_be_is_refused_at_the_start(tmp_path: Path, pl
 
 async def test_the_serving_process_loads_no_numpy() -> None:
     code = (
-        "import sys, gateway.serving.server, gateway.cli; sys.exit(any(n in sys.modules for n in ('numpy', 'scipy')))"
+        "import sys, gateway.serving.server, gateway.cli\n"
+        "sys.exit(any(name in sys.modules for name in ('numpy', 'scipy')))"
     )
-    process = await asyncio.create_subprocess_exec(__import__("sys").executable, "-c", code)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
     assert await process.wait() == 0
 
 

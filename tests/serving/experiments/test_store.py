@@ -19,9 +19,8 @@ TERMS = Terms((ArmTerms("a"), ArmTerms("b")))
 
 
 def observed(number: int, at: float = 10.0, experiment: str = "e") -> Observed:
-    return Observed(
-        experiment, "a", (1 << 64) - 1 - number, at + number, 0.5, None, 1.0, 100, 50, 8, False, False, True
-    )
+    unit = (1 << 64) - 1 - number
+    return Observed(experiment, "a", unit, at + number, 0.5, None, 1.0, 100, 50, 8, False, False, True)
 
 
 def opened(path: Path) -> Store:
