@@ -70,7 +70,7 @@ def expert_groups(config: Mapping[str, Any], quantization: Mapping[str, Any]) ->
 def limits(config: Mapping[str, Any], quantization: Mapping[str, Any], name: str, tensor_parallel: int) -> list[str]:
     """Why the kernel cannot run the group on so many GPUs: one phrase for each reason, none if it can."""
     group = quantization["config_groups"][name]
-    weights = _DEFAULTS | (group.get("weights") or {})
+    weights = {**_DEFAULTS, **_mapping(group.get("weights"))}
     reasons = [
         f"weights.{key} is {_say(weights.get(key))} and must be {_say(needed)}"
         for key, needed in _WEIGHTS.items()
@@ -85,7 +85,7 @@ def limits(config: Mapping[str, Any], quantization: Mapping[str, Any], name: str
 
 
 def _size_limits(config: Mapping[str, Any], tensor_parallel: int) -> list[str]:
-    sizes = config if "hidden_size" in config else config.get("text_config") or {}
+    sizes = config if "hidden_size" in config else _mapping(config.get("text_config"))
     hidden = sizes.get("hidden_size")
     intermediate = sizes.get("moe_intermediate_size", sizes.get("intermediate_size"))
     if not isinstance(hidden, int) or not isinstance(intermediate, int):
@@ -102,7 +102,7 @@ def _size_limits(config: Mapping[str, Any], tensor_parallel: int) -> list[str]:
 
 
 def _layers(config: Mapping[str, Any]) -> list[str]:
-    count = config.get("num_hidden_layers", (config.get("text_config") or {}).get("num_hidden_layers"))
+    count = config.get("num_hidden_layers", _mapping(config.get("text_config")).get("num_hidden_layers"))
     count = count if isinstance(count, int) and 0 < count < 1000 else 1
     return [*(f"model.layers.{number}" for number in range(count)), "layers.0", "mtp.0", f"model.layers.{count}"]
 
@@ -142,6 +142,10 @@ def _strings(value: object, name: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise CheckpointError(f"the quantization config's {name} is not a list of strings")
     return value
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _say(value: object) -> str:
