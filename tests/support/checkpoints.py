@@ -62,15 +62,15 @@ def config_text(config: Mapping[str, Any] = CONFIG) -> bytes:
     return json.dumps(config, indent=2).encode()
 
 
-def write_checkpoint(folder: Path, *, shards: int = 4, shard_bytes: int = 20_000, seed: int = 1) -> Path:
+def write_checkpoint(folder: Path, *, shards: int = 4, shard_bytes: int = 20_000, experts: int = 4) -> Path:
     """A folder of `shards` shards of about so many bytes each, written piecemeal."""
     folder.mkdir(parents=True)
-    draw = random.Random(seed)
+    draw = random.Random(1)
     shard_of: dict[str, str] = {}
     total = 0
     for number in range(shards):
         name = f"model-{number + 1:05}-of-{shards:05}.safetensors"
-        tensors = _tensors(number, shard_bytes)
+        tensors = _tensors(number, shard_bytes, experts)
         write_shard(folder / name, tensors, draw)
         shard_of |= dict.fromkeys(tensors, name)
         total += sum(tensors.values())
@@ -98,10 +98,10 @@ def write_shard(path: Path, tensors: Mapping[str, int], draw: random.Random) -> 
             file.write(draw.randbytes(chunk))
 
 
-def _tensors(number: int, shard_bytes: int) -> dict[str, int]:
-    experts = [f"layers.{number}.ffn.experts.{expert}.{name}" for expert in range(4) for name in ("w1", "w2", "w3")]
-    each = max(4, shard_bytes // len(experts) // 4 * 4)
-    packed = {f"{name}.weight_packed": each for name in experts}
+def _tensors(number: int, shard_bytes: int, experts: int) -> dict[str, int]:
+    prefix = f"layers.{number}.ffn.experts"
+    names = [f"{prefix}.{expert}.{name}.weight_packed" for expert in range(experts) for name in ("w1", "w2", "w3")]
+    packed = dict.fromkeys(names, max(4, shard_bytes // len(names) // 4 * 4))
     return packed | {f"layers.{number}.attn.wo_a.weight": 128, f"layers.{number}.attn.wo_a.weight_scale": 4}
 
 
