@@ -57,12 +57,12 @@ def read_index(folder: Path) -> Index | None:
     shard_of = found.get("weight_map")
     if not isinstance(shard_of, dict) or not shard_of:
         raise CheckpointError(f"{path} has no weight_map")
-    for shard in set(shard_of.values()):
-        if not isinstance(shard, str) or PurePosixPath(shard).name != shard or not shard.endswith(".safetensors"):
+    for shard in {str(shard) for shard in shard_of.values()}:
+        if PurePosixPath(shard).name != shard or not shard.endswith(".safetensors"):
             raise CheckpointError(f"{path} names {shard!r}, which is no safetensors file of this folder")
     metadata = found.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
-    return Index(shard_of, int(total) if isinstance(total, int | float) else None)
+    return Index(shard_of, int(total) if isinstance(total, int | float) and total % 1 == 0 else None)
 
 
 def shard_names(index: Index | None) -> list[str]:

@@ -12,6 +12,7 @@ from engines.checkpoint.shards import (
     INDEX,
     companions,
     index_findings,
+    read_header,
     read_index,
     read_small,
     shard_names,
@@ -71,8 +72,10 @@ def verified(base: Path, out: Path, advance: Advance) -> Verification:
 
 
 def _compared(old: Path, new: Path, advance: Advance) -> tuple[Verdict, list[str]]:
-    if not old.exists():
-        raise CheckpointError(f"the base's shard {old.name} is missing")
+    try:
+        read_header(old)
+    except CheckpointError as error:
+        raise CheckpointError(f"the base is not sound: {error}") from error
     size = old.stat().st_size
     if not new.exists():
         return Verdict(old.name, size, "missing"), [f"the shard {old.name} is missing"]
@@ -88,13 +91,13 @@ def _compared(old: Path, new: Path, advance: Advance) -> tuple[Verdict, list[str
 
 
 def _first_difference(one: Path, other: Path, advance: Advance) -> int | None:
-    buffers = [memoryview(bytearray(CHUNK_BYTES)) for _ in range(2)]
+    """The files have one size. Whole bytearrays are compared: memoryviews would be, byte by byte, 200 times slower."""
+    left, right = bytearray(CHUNK_BYTES), bytearray(CHUNK_BYTES)
     at = 0
     with one.open("rb") as first, other.open("rb") as second:
-        while count := first.readinto(buffers[0]):
-            second.readinto(buffers[1][:count])
-            if buffers[0][:count] != buffers[1][:count]:
-                return at + next(index for index in range(count) if buffers[0][index] != buffers[1][index])
+        while count := first.readinto(left):
+            if second.readinto(right) != count or left != right:
+                return at + next((index for index in range(count) if left[index] != right[index]), 0)
             at += count
             advance(count)
     return None
@@ -108,10 +111,8 @@ def _part(shard: Path, at: int) -> str:
             return f"its header (byte {at})"
         header = json.loads(file.read(header_bytes))
     offset = at - 8 - header_bytes
-    for name, tensor in header.items():
-        if name != "__metadata__" and tensor["data_offsets"][0] <= offset < tensor["data_offsets"][1]:
-            return f"{name} (byte {at})"
-    return f"byte {at}"
+    tensors = ((name, tensor["data_offsets"]) for name, tensor in header.items() if name != "__metadata__")
+    return f"{next(name for name, (begin, end) in tensors if begin <= offset < end)} (byte {at})"
 
 
 def _is_the_same(one: Path, other: Path) -> bool:

@@ -74,7 +74,9 @@ def _told(run: Callable[[], int]) -> int:
         return run()
     except CheckpointError as error:
         print(f"prefixgate: {error}", file=sys.stderr)
-        return 1
+    except OSError as error:
+        print(f"prefixgate: {error.filename}: {error.strerror}", file=sys.stderr)
+    return 1
 
 
 def _convert(options: argparse.Namespace) -> int:

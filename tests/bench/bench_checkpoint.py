@@ -29,6 +29,7 @@ class Step:
 
     name: str
     seconds: float
+    cpu_s: float
     peak_mb: float
     gb_per_s: float | None
 
@@ -42,7 +43,8 @@ def timed(name: str, arguments: list[str], gb: float | None) -> Step:
     seconds = time.monotonic() - started
     if status:
         sys.exit(f"{name} failed: {' '.join(arguments)}")
-    return Step(name, round(seconds, 2), round(usage.ru_maxrss / 1024, 1), gb and round(gb / seconds, 2))
+    cpu_s = round(usage.ru_utime + usage.ru_stime, 2)
+    return Step(name, round(seconds, 2), cpu_s, round(usage.ru_maxrss / 1024, 1), gb and round(gb / seconds, 2))
 
 
 def measured(folder: Path, gb: float, shards: int) -> tuple[list[Step], dict[str, object]]:
@@ -84,7 +86,7 @@ def main() -> int:
         print(f"{facts['gb']} GB in {facts['shards']} shards, {facts['tensors']} tensors")
         for step in steps:
             speed = "" if step.gb_per_s is None else f"{step.gb_per_s:6.2f} GB/s"
-            print(f"  {step.name:24} {step.seconds:7.2f} s  {step.peak_mb:6.1f} MB at most  {speed}")
+            print(f"  {step.name:24} {step.seconds:7.2f} s  {step.cpu_s:6.2f} s CPU  {step.peak_mb:6.1f} MB at most  {speed}")
         for name in ("linked_shards_are_the_bases", "copied_shards_are_other_files", "reverse_is_the_base"):
             print(f"  {name.replace('_', ' ')}: {'yes' if facts[name] else 'NO'}")
     sound = all(value is not False for value in facts.values())

@@ -160,6 +160,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: change_index(folder, lambda shard_of: shard_of.update(x="../evil.safetensors")),
         "'../evil.safetensors', which is no safetensors file of this folder",
     ),
+    "index: no names": (
+        lambda folder: change_index(folder, lambda shard_of: shard_of.update(x=["a.safetensors"])),
+        "which is no safetensors file of this folder",
+    ),
     "index: no JSON": (lambda folder: (folder / INDEX).write_text("{"), f"{INDEX} is not JSON"),
     "index: empty": (lambda folder: (folder / INDEX).write_text("{}"), f"{INDEX} has no weight_map"),
     "no index": (lambda folder: (folder / INDEX).unlink(), f"holds neither {INDEX} nor"),
@@ -206,6 +210,12 @@ def test_verify_finds_what_still_loads(
     damage(whole)
     (found,) = findings(base, whole, capsys)
     assert complaint in found
+
+
+def test_verify_needs_a_sound_base(base: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flip(base / SHARD, 9)
+    assert run(["checkpoint", "verify", str(base), str(whole)]) == 1
+    assert f"the base is not sound: the shard {SHARD} is corrupted" in said(capsys)
 
 
 def test_a_base_whose_total_size_is_wrong_is_only_noted(
