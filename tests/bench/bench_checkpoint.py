@@ -86,7 +86,8 @@ def main() -> int:
         print(f"{facts['gb']} GB in {facts['shards']} shards, {facts['tensors']} tensors")
         for step in steps:
             speed = "" if step.gb_per_s is None else f"{step.gb_per_s:6.2f} GB/s"
-            print(f"  {step.name:24} {step.seconds:7.2f} s  {step.cpu_s:6.2f} s CPU  {step.peak_mb:6.1f} MB at most  {speed}")
+            times = f"{step.seconds:7.2f} s  {step.cpu_s:6.2f} s CPU"
+            print(f"  {step.name:24} {times}  {step.peak_mb:6.1f} MB at most  {speed}")
         for name in ("linked_shards_are_the_bases", "copied_shards_are_other_files", "reverse_is_the_base"):
             print(f"  {name.replace('_', ' ')}: {'yes' if facts[name] else 'NO'}")
     sound = all(value is not False for value in facts.values())
