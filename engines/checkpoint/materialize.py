@@ -89,22 +89,23 @@ def lay_out(plan: Plan, out: Path, transfer: Transfer, advance: Advance) -> list
     partial = out.with_name(f"{out.name}.partial")
     with failures_said(f"{out} cannot be made"):
         partial.mkdir(parents=True, exist_ok=True)
-    try:
-        with failures_said(f"{out} could not be finished"), _alone_in(partial):
-            laid = _filled(plan, partial, transfer, advance)
-            partial.rename(out)
-            sync_folder(out.parent)
-    except CheckpointError as error:
-        with contextlib.suppress(OSError):
-            partial.rmdir()  # if it is empty
-        if partial.exists():
-            raise CheckpointError(f"{error}; {partial} holds what is whole: run it again to go on") from error
-        raise
+    with _alone_in(partial):
+        _refuse_strangers(plan, partial)
+        try:
+            with failures_said(f"{out} could not be finished"):
+                laid = _filled(plan, partial, transfer, advance)
+                partial.rename(out)
+                sync_folder(out.parent)
+        except CheckpointError as error:
+            with contextlib.suppress(OSError):
+                partial.rmdir()  # if it is empty
+            if partial.exists():
+                raise CheckpointError(f"{error}; {partial} holds what is whole: run it again to go on") from error
+            raise
     return laid
 
 
 def _filled(plan: Plan, partial: Path, transfer: Transfer, advance: Advance) -> list[Laid]:
-    _refuse_strangers(plan, partial)
     ways = [(piece, transfer if piece.is_shard else Copying()) for piece in plan.pieces]
     _refuse_little_room(ways, partial)
     laid = [_brought(piece, partial / piece.name, way, advance) for piece, way in ways]
@@ -145,17 +146,26 @@ def _refuse_little_room(ways: Sequence[tuple[Piece, Transfer]], partial: Path) -
     free = shutil.disk_usage(partial).free
     if needed > free:
         raise CheckpointError(
-            f"{needed} bytes are needed at {partial.parent}, and {free} are free: the disk is too full"
+            f"{needed:,} bytes are needed at {partial.parent}, and {free:,} are free: the disk is too full"
         )
 
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
+    """No two runs at a time. Raises CheckpointError if there is another."""
+    with failures_said(f"{folder} cannot be opened"):
+        descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor, folder)
         yield
-    except BlockingIOError as error:
-        raise CheckpointError(f"another run works in {folder}") from error
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise CheckpointError(f"another run works in {folder}") from error
+    except OSError:
+        pass  # a file system without locks: there, two runs are for their owner to keep apart

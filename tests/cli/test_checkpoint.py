@@ -1,5 +1,6 @@
 """`prefixgate checkpoint`: small real checkpoints on disk, sound and broken in every way that the disk can be."""
 
+import fcntl
 import json
 import os
 import random
@@ -347,6 +348,19 @@ def test_a_folder_of_other_things_is_not_gone_on_with(
     assert run(["checkpoint", "materialize", str(base), str(recipe), str(tmp_path / "out")]) == 1
     assert "holds thesis.txt, which is not of this checkpoint" in said(capsys)
     assert (tmp_path / "out.partial" / "thesis.txt").read_text() == "precious"
+
+
+def test_two_runs_do_not_share_a_folder(
+    base: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out.partial").mkdir()
+    descriptor = os.open(tmp_path / "out.partial", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    arguments = ["checkpoint", "materialize", str(base), str(recipe), str(tmp_path / "out")]
+    assert run(arguments) == 1
+    assert "another run works in" in said(capsys)
+    os.close(descriptor)
+    assert run(arguments) == 0
 
 
 @pytest.mark.skipif(
