@@ -30,6 +30,30 @@ model, draft = (ModelRegistry._try_load_model_cls(name) for name in ("DeepseekV4
 print(json.dumps([sorted(entry_points(group="vllm.general_plugins").names), config.mlp_layer_types,
                   model.packed_modules_mapping, draft.packed_modules_mapping]))
 """
+ALIAS = """
+import json, types, torch
+from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors import CompressedTensorsLinearMethod
+from prefixgate_vllm.mends import alias_scale
+import linecache, sys
+one = types.ModuleType("one")
+sys.modules["one"] = one
+source = "def project(self): return self.wo_a.weight_scale_inv"
+linecache.cache["one.py"] = (len(source), None, [source], "one.py")
+one.__file__ = "one.py"
+told = alias_scale(one)
+class Scheme:
+    def process_weights_after_loading(self, layer):
+        layer.weight_scale = torch.nn.Parameter(layer.weight_scale * 2, requires_grad=False)
+def loaded(prefix):
+    layer = torch.nn.Module()
+    layer.prefix, layer.scheme = prefix, Scheme()
+    layer.register_parameter("weight_scale", torch.nn.Parameter(torch.ones(2), requires_grad=False))
+    CompressedTensorsLinearMethod(None).process_weights_after_loading(layer)
+    return layer
+layer, other = loaded("model.layers.0.attn.wo_a"), loaded("model.layers.0.attn.wo_b")
+print(json.dumps([told, layer.weight_scale_inv is layer.weight_scale, layer.weight_scale_inv.tolist(),
+                  [name for name, _ in layer.named_parameters()], hasattr(other, "weight_scale_inv")]))
+"""
 JUDGE = """
 import sys, json
 from engines.checkpoint.validation import validated
@@ -70,6 +94,13 @@ def test_it_is_found_and_mends_this_version(folder: Path, site: Path) -> None:
     assert types == ["hash_moe", "moe"]
     mapping = {"gate_up_proj": ["w1", "w3"], "fused_wqa_wkv": ["wq_a", "wkv"], "fused_wkv_wgate": ["wkv", "wgate"]}
     assert model == draft == mapping
+
+
+def test_the_scale_of_wo_a_gets_its_other_name_when_weights_are_loaded(folder: Path, site: Path) -> None:
+    """This version reads both names; so its own method of loading is given to code that reads one."""
+    told, same, scale, parameters, others = python(folder, site, ALIAS)
+    assert "reads the scale of wo_a as weight_scale_inv only" in str(told)
+    assert (same, scale, parameters, others) == (True, [2.0, 2.0], ["weight_scale"], False)
 
 
 def test_without_it_this_version_lacks_that(folder: Path, tmp_path: Path) -> None:
