@@ -35,8 +35,7 @@ _PROJECTIONS: Final = (("w1", "w3", "w2"), ("gate_proj", "up_proj", "down_proj")
 _BLOCKS: Final = ("ffn", "mlp")
 _OTHERS: Final = (
     *(f"{block}.shared_experts.{name}" for block in _BLOCKS for names in _PROJECTIONS for name in names),
-    *(f"{block}.shared_experts.gate_up_proj" for block in _BLOCKS),
-    *(f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj", "gate_up_proj")),
+    *(f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")),
     *(f"attn.{name}" for name in ("wq_a", "wq_b", "wkv", "wo_a", "wo_b", "fused_wqa_wkv")),
     *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj", "q_a_proj", "q_b_proj", "o_a_proj")),
 )
@@ -104,7 +103,7 @@ def _size_limits(config: Mapping[str, Any], tensor_parallel: int) -> list[str]:
 def _layers(config: Mapping[str, Any]) -> list[str]:
     count = config.get("num_hidden_layers", _mapping(config.get("text_config")).get("num_hidden_layers"))
     count = count if isinstance(count, int) and 0 < count < 1000 else 1
-    return [*(f"model.layers.{number}" for number in range(count)), "layers.0", "mtp.0", f"model.layers.{count}"]
+    return [*(f"model.layers.{number}" for number in range(count)), "mtp.0", f"model.layers.{count}"]
 
 
 def _one_group_for_all(names: list[str], targets: Mapping[str, list[str]], ignore: list[str]) -> set[str]:
@@ -130,10 +129,12 @@ def _wanting(layer: str, targets: Mapping[str, list[str]], ignore: Iterable[str]
 
 
 def _names(target: str, layer: str) -> bool:
+    """Some checkpoints' names begin with `model.` and some do not; vLLM takes both."""
+    names = (layer, layer.removeprefix("model."))
     if not target.startswith("re:"):
-        return target == layer
+        return target in names
     try:
-        return re.match(target[3:], layer) is not None
+        return any(re.match(target[3:], name) for name in names)
     except re.error as error:
         raise CheckpointError(f"the quantization config's target {target!r} is no regular expression") from error
 

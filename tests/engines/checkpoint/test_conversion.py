@@ -97,6 +97,21 @@ def test_other_places_for_the_same(base: bytes) -> None:
     assert differences(base, new) == []
 
 
+def test_names_without_model_and_ignored_layers_are_understood() -> None:
+    """As the base's predecessor is written: what its targets match beside experts is ignored by the bare names."""
+
+    def spell(config: dict[str, Any]) -> None:
+        quantization = config["quantization_config"]
+        shared = [f"layers.{layer}.ffn.shared_experts.{name}" for layer in range(3) for name in ("w1", "w2", "w3")]
+        quantization["ignore"] = ["head", *shared]
+        quantization["config_groups"]["group_1"]["targets"] = [
+            r"re:^layers\.\d+\.ffn\..*experts\..*(w1|w2|w3)$",
+            r"re:.*ffn.*gate_up_proj$",
+        ]
+
+    assert converted(changed(spell), tensor_parallel=2, tool="a test").changed == (CHANGED, PROVENANCE)
+
+
 def test_two_expert_groups_are_both_converted() -> None:
     def split(config: dict[str, Any]) -> None:
         groups = config["quantization_config"]["config_groups"]
