@@ -77,7 +77,7 @@ class Line:
         return self.least <= self.seen <= self.most
 
     def __str__(self) -> str:
-        wanted = f"{self.least:.1%} to {self.most:.1%}" if self.least else f"at most {self.most:.1%}"
+        wanted = f"{self.least:.1%} to {self.most:.1%}" if self.least or self.most == 1 else f"at most {self.most:.1%}"
         return (
             f"{self.what:44} {self.traffic:32} {wanted:>18} {self.seen:8.1%}  "
             f"{'ok    ' if self.good else 'MISSED'} {self.remark}"
