@@ -126,6 +126,11 @@ def test_a_supervisor_that_does_not_come_up_says_why(tmp_path: Path, capsys: pyt
     path = config_of(tmp_path, ["x"], run_dir=str(tmp_path / "file"))
     assert run(["engine", "launch", "--config", str(path)]) == 2
     assert "cannot be made: File exists" in capsys.readouterr().err
+    (tmp_path / "open").mkdir(mode=0o755)
+    path = config_of(tmp_path, ["x"], run_dir=str(tmp_path / "open"))
+    for detach in ((), ("--detach",)):
+        assert run(["engine", "launch", "--config", str(path), *detach]) == 2
+        assert "is open to others" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

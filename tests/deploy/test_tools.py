@@ -132,18 +132,19 @@ def test_compose_reads_its_file(tmp_path: Path, profile: str, service: str) -> N
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
-    unit = (DEPLOY / "systemd" / "prefixgate.service").read_text(encoding="utf-8")
-    (tmp_path / "prefixgate.service").write_text(unit.replace("/opt/prefixgate/bin/prefixgate", "/bin/true"))
+@pytest.mark.parametrize("name", ["prefixgate.service", "prefixgate-engines@.service"])
+def test_systemd_takes_the_unit(tmp_path: Path, name: str) -> None:
+    unit = (DEPLOY / "systemd" / name).read_text(encoding="utf-8")
+    (tmp_path / name).write_text(unit.replace("/opt/prefixgate/bin/prefixgate", "/bin/true"))
     verified = subprocess.run(
-        ["systemd-analyze", "verify", str(tmp_path / "prefixgate.service")],
+        ["systemd-analyze", "verify", str(tmp_path / name.replace("@", "@pool"))],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
     assert verified.returncode == 0, verified.stderr
-    assert "prefixgate.service" not in verified.stderr
+    assert "prefixgate" not in verified.stderr
 
 
 def test_every_query_runs_on_a_gateway_that_prometheus_scrapes(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_vllm() -> None:
 
 def test_sglang() -> None:
     assert command(FP4).shell_lines().split(" \\\n  ") == [
-        "CUDA_VISIBLE_DEVICES=0,1 SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION=0 python -m sglang.launch_server",
+        "CUDA_VISIBLE_DEVICES=0,1 SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION=0 python3 -m sglang.launch_server",
         "--model-path deepseek-ai/DeepSeek-V4-Flash",
         "--served-model-name dsv4",
         "--host 127.0.0.1",
