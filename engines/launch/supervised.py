@@ -127,7 +127,7 @@ class Supervised:
         """The lock, once the process of an earlier supervisor, if there is one, has ended."""
         lock = opened(self._lock)
         try:
-            while not locked(lock):
+            while not locked(lock):  # noqa: ASYNC110 - a lock has no event
                 await asyncio.sleep(_LOOK_S)
         except BaseException:
             os.close(lock)

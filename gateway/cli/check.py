@@ -138,7 +138,7 @@ def _prefill(replica: ReplicaView) -> Iterator[str]:
     for field, word in PREFILL_WORDS.items():
         runs, wished = getattr(replica.prefill_actual, field), getattr(replica.prefill_desired, field)
         if field == "chunk_tokens" or wished is not None or runs:
-            yield f"{word} {_shown(runs)}" + ("" if wished == runs else f" (wished {_shown(wished)})")
+            yield f"{word} {_shown(runs)}" + ("" if wished in (None, runs) else f" (wished {_shown(wished)})")
 
 
 def _shown(value: int | bool | None) -> str:
