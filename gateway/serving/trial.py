@@ -35,7 +35,7 @@ async def _asked(gateway: Gateway, clients: PollClients, replica: ReplicaView) -
         answer = await clients.of(replica.pool).post(
             f"{backend.url}/v1/chat/completions",
             content=msgspec.json.encode(body),
-            headers=[*backend.credentials, ("content-type", "application/json")],
+            headers=[*backend.credentials, (b"content-type", b"application/json")],
         )
     except httpx.HTTPError:
         return ()
