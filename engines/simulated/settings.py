@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from engines.simulated.profile import PROFILES, Engine, EngineProfile
+from engines.simulated.profile import PROFILES, EngineProfile
+from engines.simulated.published import Engine
 from engines.simulated.sequences import EngineLimits
 
 EventEncoding = Literal["map", "array"]

@@ -90,12 +90,18 @@ async def _measure(client: httpx.AsyncClient, subject: Subject, traffic: "Traffi
         prompt_tokens=isl if usage is None else usage.prompt_tokens,
         primed_tokens=primed,
         shared_tokens=subject.prompts.shared_tokens,
-        cached_tokens=None if usage is None else usage.cached_tokens,
+        cached_tokens=_cached_tokens(subject, answer),
         prefill_ms=None if timing is None else timing.prefill_ms,
         queue_ms=None if timing is None else timing.queue_ms,
         busy=busy,
         at=time.time(),
     )
+
+
+def _cached_tokens(subject: Subject, answer: Answer) -> int | None:
+    """As usage says. Where the engine is set to say it and does not, there were none: SGLang leaves a zero out."""
+    said = None if answer.usage is None else answer.usage.cached_tokens
+    return 0 if said is None and subject.description.reports_cached_tokens else said
 
 
 async def _is_busy(client: httpx.AsyncClient, subject: Subject) -> bool:

@@ -14,8 +14,9 @@ _NEWLINE: Final = b"\n"
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """One answer. Times in milliseconds, tokens as the engine counted them; None where it did not say.
 
-    `primed_tokens` of the prompt had been sent before, and all prompts begin with the same `shared_tokens`. `prefill_ms` and `queue_ms` are the engine's own word. `busy`:
-    it said that it had other requests. `at` is seconds since the Unix epoch.
+    `primed_tokens` of the prompt had been sent before, and every prompt begins with the same `shared_tokens`.
+    `prefill_ms` and `queue_ms` are the engine's own word. `busy`: it said that it had other requests. `at` is seconds
+    since the Unix epoch.
     """
 
     target: str

@@ -1,0 +1,54 @@
+"""The picture of a ladder; does I/O: writes a file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from gateway.bench.plan import KIB, written
+from gateway.bench.report import LadderReport, Row, RungFigures
+
+SUFFIXES: Final = (".png", ".svg")
+SIMULATED: Final = "simulated engines: no figure of hardware"
+
+
+def write_ladder(path: Path, report: LadderReport) -> None:
+    """TTFT and throughput by prompt length; with cached prefixes also TTFT by the share that was cached.
+
+    The same report gives the same SVG. Raises OSError.
+    """
+    from matplotlib import rc_context  # takes most of a second to import, and few ask for a picture
+    from matplotlib.figure import Figure
+
+    shares = sorted({one.cached for one in report.rungs})
+    panels = 3 if len(shares) > 1 else 2
+    with rc_context({"svg.hashsalt": "prefixgate", "font.size": 9}):
+        figure = Figure(figsize=(5.6 * panels, 4.6), layout="tight")
+        axes = figure.subplots(1, panels)
+        for row in (row for row in report.rows if not row.planned):
+            _draw(axes, row, [one for one in report.rungs if one.target == row.name])
+        axes[0].set(xlabel="prompt, thousand tokens (1,024)", ylabel="TTFT, ms (median and quartiles)", ylim=(0, None))
+        axes[1].set(xlabel="prompt, thousand tokens (1,024)", ylabel="prefill, tokens/s/GPU", ylim=(0, None))
+        if panels == 3:
+            longest = max(one.isl for one in report.rungs)
+            axes[2].set(xlabel=f"share of {written(longest)} that was cached", ylabel="TTFT, ms", ylim=(0, None))
+        axes[0].set_title(SIMULATED if any(row.simulated for row in report.rows) else "prefill ladder")
+        for panel in axes:
+            panel.grid(alpha=0.3)
+            panel.legend(fontsize=7)
+        save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure without the date of the day. Raises OSError."""
+    figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _draw(axes: Any, row: Row, figures: Sequence[RungFigures]) -> None:
+    fresh = [one for one in figures if not one.cached]
+    lengths = [one.isl / KIB for one in fresh]
+    spread = ([one.ttft_ms - one.q1_ms for one in fresh], [one.q3_ms - one.ttft_ms for one in fresh])
+    axes[0].errorbar(lengths, [one.ttft_ms for one in fresh], yerr=spread, marker="o", capsize=3, label=row.name)
+    axes[1].plot(lengths, [one.tokens_per_s_per_gpu for one in fresh], marker="o", label=row.name)
+    if len(axes) == 3:
+        longest = [one for one in figures if one.isl == max(other.isl for other in figures)]
+        axes[2].plot([one.cached for one in longest], [one.ttft_ms for one in longest], marker="o", label=row.name)

@@ -1,0 +1,159 @@
+"""The tables of `prefixgate bench`; does I/O: prints."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from engines.simulated.published import PublishedRow
+from gateway.bench.intervals import Verdict
+from gateway.bench.plan import Rung, written
+from gateway.bench.report import Comparison, LadderReport, Row
+
+_WIDTH: Final = 180
+_NOT_RUN: Final = "not run"
+
+
+def print_ladder(report: LadderReport, published: Mapping[str, PublishedRow], speed: float) -> None:
+    """The table of the longest prompts, the whole ladder, lines, comparisons and warnings.
+
+    `published` are rows to set measured ones against, by name, where engines are simulated at so many times the speed.
+    """
+    console = table_console()
+    simulated = sorted({row.simulated for row in report.rows if row.simulated})
+    if simulated:
+        console.print(f"SIMULATED engines ({' | '.join(simulated)}): no figure below is of hardware.", style="bold red")
+    console.print(_headline_table(report))
+    if published and report.headline_isl is not None:
+        console.print(_published_table(report, published, speed))
+    console.print(_ladder_table(report))
+    for line in report.lines:
+        console.print(
+            f"{line.target}: {line.ms_per_8k:+,.1f} ms for each further 8k tokens above 8k "
+            f"[{line.low:,.1f} to {line.high:,.1f}]"
+        )
+    if report.comparisons:
+        console.print()
+        console.print(_comparison_table(report.comparisons))
+    print_warnings(console, report.warnings)
+
+
+def print_warnings(console: Console, warnings: list[str]) -> None:
+    """A line each."""
+    for warning in warnings:
+        console.print(f"warning: {warning}", style="yellow")
+
+
+def _headline_table(report: LadderReport) -> Table:
+    """The layout of the published table: Config, Engine, TP, TTFT and tok/s/GPU of the longest prompts."""
+    isl = report.headline_isl
+    at = "" if isl is None else f" @{written(isl)}"
+    table = new_table("Prefill, one request at a time: median, from the last byte sent to the first content received")
+    for column in ("Config", "Engine"):
+        table.add_column(column, no_wrap=True)
+    for column in ("TP", f"Prefill TTFT{at}", f"Prefill tok/s/GPU{at}", "quartiles", "engine's own prefill", "answers"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in report.rows:
+        found = None if isl is None else report.figures(row.name, Rung(isl))
+        name = row.config + (" (simulated)" if row.simulated else "")
+        if row.planned or found is None:
+            table.add_row(name, row.engine, str(row.gpus), _NOT_RUN if row.planned else "no figure", "", "", "", "")
+            continue
+        table.add_row(
+            name,
+            row.engine,
+            str(row.gpus),
+            f"{found.ttft_ms:,.1f} ms",
+            f"{found.tokens_per_s_per_gpu:,.0f}",
+            f"{found.q1_ms:,.1f} – {found.q3_ms:,.1f}",
+            "not said" if found.prefill_ms is None else f"{found.prefill_ms:,.1f} ms",
+            str(found.samples),
+        )
+    return table
+
+
+def _published_table(report: LadderReport, published: Mapping[str, PublishedRow], speed: float) -> Table:
+    assert report.headline_isl is not None  # noqa: S101 - the caller's condition
+    faster = "" if speed == 1 else f", at {speed:g} times its speed"
+    table = new_table(f"Against the published table (H200){faster}")
+    table.add_column("", no_wrap=True)
+    for column in ("published TTFT", "measured", "published tok/s/GPU", "measured", "by its own TTFT"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, row in published.items():
+        found = report.figures(name, Rung(report.headline_isl))
+        if found is not None:
+            by_ttft = found.isl / row.ttft_ms * 1000 / row.gpus * speed
+            ttft, rate = row.ttft_ms / speed, row.tokens_per_s_per_gpu * speed
+            table.add_row(
+                name,
+                f"{ttft:,.1f} ms",
+                f"{found.ttft_ms / ttft - 1:+.1%}",
+                f"{rate:,.0f}",
+                f"{found.tokens_per_s_per_gpu / rate - 1:+.1%}",
+                f"{by_ttft:,.0f}",
+            )
+    table.caption = "published tok/s/GPU of the FP4 rows do not follow from their own TTFT and 24,576 tokens"
+    table.caption_justify = "left"
+    return table
+
+
+def _ladder_table(report: LadderReport) -> Table:
+    table = new_table("TTFT in ms (spread between quartiles), tok/s/GPU of tokens that were not cached")
+    table.add_column("prompt", no_wrap=True)
+    shown = [row for row in report.rows if not row.planned]
+    for row in shown:
+        table.add_column(row.name, justify="right", no_wrap=True)
+    for rung in sorted({one.rung for one in report.rungs}):
+        share = f", {rung.cached:.0%} cached" if rung.cached else ""
+        table.add_row(written(rung.isl) + share, *(_cell(report, row, rung) for row in shown))
+    return table
+
+
+def _cell(report: LadderReport, row: Row, rung: Rung) -> str:
+    found = report.figures(row.name, rung)
+    if found is None:
+        return ""
+    return f"{found.ttft_ms:,.1f} ({found.q3_ms - found.q1_ms:,.1f}) {found.tokens_per_s_per_gpu:>8,.0f}"
+
+
+def _comparison_table(comparisons: list[Comparison]) -> Table:
+    table = new_table(
+        f"Who is better @{written(max(one.isl for one in comparisons))}: above 1 the first is, [95 % interval]"
+    )
+    table.add_column("first", no_wrap=True)
+    table.add_column("second", no_wrap=True)
+    for column in ("second's TTFT ÷ first's", "TTFT", "first's tok/s/GPU ÷ second's", "per GPU"):
+        table.add_column(column, justify="left", no_wrap=True)
+    for one in comparisons:
+        table.add_row(
+            one.first,
+            one.second,
+            _interval(one.ttft, one.ttft_low, one.ttft_high),
+            _winner(one, one.ttft_verdict),
+            _interval(one.per_gpu, one.per_gpu_low, one.per_gpu_high),
+            _winner(one, one.per_gpu_verdict),
+        )
+    return table
+
+
+def _interval(ratio: float, low: float | None, high: float | None) -> str:
+    bounds = "too few repeats" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+    return f"{ratio:.3f} [{bounds}]"
+
+
+def _winner(one: Comparison, verdict: Verdict) -> str:
+    winners = {Verdict.BETTER: one.first, Verdict.WORSE: one.second}
+    return f"{winners[verdict]} better" if verdict in winners else verdict.value
+
+
+def new_table(title: str) -> Table:
+    """A table as all of ours look."""
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+
+
+def table_console() -> Console:
+    """As wide as the terminal; a file takes any width."""
+    console = Console(highlight=False, markup=False)
+    return console if console.is_terminal else Console(width=_WIDTH, highlight=False, markup=False)
