@@ -1,7 +1,9 @@
 """One request to a target, timed at the client; does I/O."""
 
+import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -47,8 +49,18 @@ def new_client() -> httpx.AsyncClient:
     )
 
 
-def body_of(prompt: Prompt, model: str, max_tokens: int) -> tuple[Endpoint, bytes]:
-    """Where to post a prompt, and the body: a stream that ends after `max_tokens`."""
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A request that is ready to be sent."""
+
+    url: str
+    endpoint: Endpoint
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def post_of(url: str, headers: Mapping[str, str], prompt: Prompt, model: str, max_tokens: int) -> Post:
+    """A stream that ends after `max_tokens`: of token ids as a text completion, of text as a chat."""
     body: dict[str, Any] = {
         "model": model,
         "max_tokens": max_tokens,
@@ -58,43 +70,90 @@ def body_of(prompt: Prompt, model: str, max_tokens: int) -> tuple[Endpoint, byte
         "stream_options": {"include_usage": True},
     }
     if prompt.ids:
-        return Endpoint.COMPLETIONS, msgspec.json.encode({**body, "prompt": prompt.ids})
-    return Endpoint.CHAT, msgspec.json.encode({**body, "messages": [{"role": "user", "content": prompt.text}]})
+        return Post(url, Endpoint.COMPLETIONS, headers, msgspec.json.encode({**body, "prompt": prompt.ids}))
+    message = {"role": "user", "content": prompt.text}
+    return Post(url, Endpoint.CHAT, headers, msgspec.json.encode({**body, "messages": [message]}))
 
 
-async def ask(client: httpx.AsyncClient, url: str, headers: Mapping[str, str], endpoint: Endpoint,
-              body: bytes) -> Answer:  # fmt: skip
-    """Post a body and read its stream to the end. Raises AskError."""
+async def ask(client: httpx.AsyncClient, post: Post) -> Answer:
+    """Send a request and read its stream to the end. Raises AskError."""
     stopwatch = _Stopwatch()
-    watcher = StreamWatcher(endpoint, strip_usage=False)
+    watcher = StreamWatcher(post.endpoint, strip_usage=False)
     first_at: float | None = None
-    request = client.build_request(
-        "POST",
-        url + endpoint,
-        content=body,
-        headers={"content-type": "application/json", **headers},
-        extensions={"trace": stopwatch.note, "timeout": client.timeout.as_dict()},
-    )
-    try:
-        response = await client.send(request, stream=True)
-        try:
-            if response.status_code != 200:
-                said = (await response.aread()).decode(errors="replace")
-                raise AskError(f"{url} answered {response.status_code}: {_first_words(said)}", response.status_code)
-            async for chunk in response.aiter_raw():
-                watcher.feed(chunk)
-                if first_at is None and watcher.first_token:
-                    first_at = time.perf_counter()
-        finally:
-            await response.aclose()
-    except (httpx.HTTPError, GarbledError) as error:
-        raise AskError(f"{url} did not answer: {error or type(error).__name__}") from error
+    async with _stream(client, post, stopwatch) as response:
+        async for chunk in response.aiter_raw():
+            watcher.feed(chunk)
+            if first_at is None and watcher.first_token:
+                first_at = time.perf_counter()
     watcher.finish()
     if watcher.error is not None:
-        raise AskError(f"{url} broke its stream off: {_first_words(watcher.error.decode(errors='replace'))}")
+        raise AskError(f"{post.url} broke its stream off: {_first_words(watcher.error.decode(errors='replace'))}")
     if first_at is None or stopwatch.sent_at is None:
-        raise AskError(f"{url} answered 200 without any content")
+        raise AskError(f"{post.url} answered 200 without any content")
     return Answer(first_at - stopwatch.sent_at, watcher.usage, watcher.timing, dict(response.headers))
+
+
+class Held:
+    """A request that stays in the engine: its stream is read up to the first content and no further."""
+
+    def __init__(self) -> None:
+        self.failure: AskError | None = None
+        """Why it did not start."""
+        self._over = asyncio.Event()
+
+    async def run(self, client: httpx.AsyncClient, post: Post) -> None:
+        """Send it and keep it until this is cancelled."""
+        watcher = StreamWatcher(post.endpoint, strip_usage=False)
+        try:
+            async with _stream(client, post, _Stopwatch()) as response:
+                async for chunk in response.aiter_raw():
+                    watcher.feed(chunk)
+                    if watcher.first_token:
+                        self._over.set()
+                        await asyncio.Event().wait()
+            raise AskError(f"{post.url} answered without any content")
+        except AskError as error:
+            self.failure = error
+            self._over.set()
+
+    async def started_within(self, seconds: float) -> bool:
+        """Whether its first content has come, waiting so long for it."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._over.wait()
+        except TimeoutError:
+            return False
+        return self.failure is None
+
+
+@asynccontextmanager
+async def held(client: httpx.AsyncClient, post: Post) -> AsyncIterator[Held]:
+    """A request that is in the engine for as long as the block runs, or until it ends by itself."""
+    one = Held()
+    task = asyncio.create_task(one.run(client, post))
+    try:
+        yield one
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@asynccontextmanager
+async def _stream(client: httpx.AsyncClient, post: Post, stopwatch: "_Stopwatch") -> AsyncIterator[httpx.Response]:
+    """The answer's bytes as they come. Raises AskError for every other status than 200, and for a broken stream."""
+    headers = {"content-type": "application/json", **post.headers}
+    extensions = {"trace": stopwatch.note}
+    try:
+        async with client.stream(
+            "POST", post.url + post.endpoint, content=post.body, headers=headers, extensions=extensions
+        ) as response:
+            if response.status_code != 200:
+                said = _first_words((await response.aread()).decode(errors="replace"))
+                raise AskError(f"{post.url} answered {response.status_code}: {said}", response.status_code)
+            yield response
+    except (httpx.HTTPError, GarbledError) as error:
+        raise AskError(f"{post.url} did not answer: {error or type(error).__name__}") from error
 
 
 class _Stopwatch:

@@ -15,7 +15,7 @@ from engines.dialect import Dialect
 from engines.registry import description_paths, recognise
 from engines.reports import EngineDescription, LoadReport
 from engines.simulated.settings import SIMULATED_HEADER
-from gateway.bench.ask import Answer, AskError, ask, body_of
+from gateway.bench.ask import Answer, AskError, Post, ask, post_of
 from gateway.bench.prompts import IdPrompts, Prompt, Prompts, WordCount, WordPrompts, calibrated, sample_text
 from gateway.bench.target import Target
 
@@ -66,8 +66,11 @@ class Subject:
 
     async def ask(self, client: httpx.AsyncClient, prompt: Prompt, max_tokens: int = 1) -> Answer:
         """Send a prompt. Raises AskError."""
-        endpoint, body = body_of(prompt, self.model, max_tokens)
-        return await ask(client, self.target.url, self.headers, endpoint, body)
+        return await ask(client, self.prepared(prompt, max_tokens))
+
+    def prepared(self, prompt: Prompt, max_tokens: int) -> Post:
+        """The request that asks for so many tokens of output."""
+        return post_of(self.target.url, self.headers, prompt, self.model, max_tokens)
 
     async def load(self, client: httpx.AsyncClient) -> LoadReport:
         """What the engine says of its load now; nothing where it does not say."""
