@@ -9,6 +9,7 @@ import msgspec
 from engines.registry import DIALECTS
 from engines.reports import PrefillSettings
 from gateway.config.discovery import DiscoveryConfig, check_discovery
+from gateway.config.launch import LaunchConfig, check_launch
 from gateway.config.section import Section, one_of, require
 from gateway.routing.replica import PoolSpec, ReplicaSpec
 
@@ -68,6 +69,7 @@ class PoolConfig(Section, frozen=True):
     tokens: str = "none"
     events: EventsConfig = EventsConfig()
     discovery: DiscoveryConfig | None = None
+    launch: LaunchConfig = LaunchConfig()
     warm_families: int = 0
     tls_ca: str | None = None
     tls_client_cert: str | None = None
@@ -113,6 +115,7 @@ def check_pools(pools: list[PoolConfig]) -> None:
         for setting in pool.prefill.__struct_fields__:
             value = getattr(pool.prefill, setting)
             require(value is None or value > 0 or value is False, f"{where}: prefill.{setting} must be above 0")
+        check_launch(where, pool.launch, len(pool.replicas))
         _check_tokens(where, pool)
         _check_tls(where, pool)
         for url in pool.replicas:
