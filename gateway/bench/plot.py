@@ -1,4 +1,4 @@
-"""The picture of a ladder; does I/O: writes a file."""
+"""The pictures of a ladder and of a sweep; does I/O: writes a file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from gateway.bench.plan import KIB, written
 from gateway.bench.report import LadderReport, Row, RungFigures
+from gateway.bench.sweep_report import SweepReport
 
 SUFFIXES: Final = (".png", ".svg")
 SIMULATED: Final = "simulated engines: no figure of hardware"
@@ -35,6 +36,34 @@ def write_ladder(path: Path, report: LadderReport) -> None:
         for panel in axes:
             panel.grid(alpha=0.3)
             panel.legend(fontsize=7)
+        save(figure, path)
+
+
+def write_sweep(path: Path, report: SweepReport) -> None:
+    """TTFT of each prompt length by chunk size, and how many long prompts ran at once. Raises OSError."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    ladder = report.ladder
+    sizes = {one.name: one.chunk_tokens for one in report.chunks}
+    with rc_context({"svg.hashsalt": "prefixgate", "font.size": 9}):
+        figure = Figure(figsize=(11.2, 4.6), layout="tight")
+        times, room = figure.subplots(1, 2)
+        for isl in sorted({one.isl for one in ladder.rungs}):
+            mine = [one for one in ladder.rungs if one.isl == isl]
+            spread = ([one.ttft_ms - one.q1_ms for one in mine], [one.q3_ms - one.ttft_ms for one in mine])
+            times.errorbar([sizes[one.target] for one in mine], [one.ttft_ms for one in mine], yerr=spread, marker="o",
+                capsize=3, label=f"{written(isl)} tokens")  # fmt: skip
+        ramped = [one for one in report.chunks if one.concurrency is not None]
+        room.plot([one.chunk_tokens for one in ramped], [one.concurrency for one in ramped], marker="o", color="black")
+        length = written(ramped[0].ramp_isl or 0) if ramped else ""
+        times.set(xlabel="chunk, tokens", ylabel="TTFT, ms (median and quartiles)", ylim=(0, None))
+        room.set(xlabel="chunk, tokens", ylabel=f"prompts of {length} at once", ylim=(0, None))
+        times.set_title(SIMULATED if any(row.simulated for row in ladder.rows) else "chunk sizes")
+        times.legend(fontsize=7)
+        for panel in (times, room):
+            panel.set_xscale("log", base=2)
+            panel.grid(alpha=0.3)
         save(figure, path)
 
 

@@ -38,21 +38,24 @@ class Ramp:
 
 
 async def ramp(client: httpx.AsyncClient, subject: Subject, isl: int, most: int = DEFAULT_MOST) -> Ramp:
-    """Add prompts one by one, each kept in the engine with its output, until the next finds no place.
+    """Add prompts, each kept in the engine with its output, until the next finds no place.
 
+    One more than runs is always queued, so that the engine goes from prefill to prefill and those that run hardly grow.
     All are given up at the end. Raises AskError where the first one fails.
     """
     preempted_before = (await subject.load(client)).preemptions_total or 0
-    room = 0 if subject.context_tokens is None else subject.context_tokens - isl
-    output_tokens = max(1, min(_OUTPUT_TOKENS, room)) if room else _OUTPUT_TOKENS
+    room = _OUTPUT_TOKENS if subject.context_tokens is None else subject.context_tokens - isl
+    output_tokens = min(_OUTPUT_TOKENS, room)
+    sent: list[Held] = []
     slowest_s = 0.0
     async with AsyncExitStack() as stack:
         for number in range(most):
+            while len(sent) < min(number + 2, most):
+                post = subject.prepared(subject.prompts.fresh(isl), output_tokens)
+                sent.append(await stack.enter_async_context(held(client, post)))
             began = time.monotonic()
-            request = subject.prepared(subject.prompts.fresh(isl), output_tokens)
-            one = await stack.enter_async_context(held(client, request))
             patience_s = _GRACE_S + _TIMES * slowest_s if number else None
-            end = await _end(client, subject, one, patience_s, preempted_before)
+            end = await _end(client, subject, sent[number], patience_s, preempted_before)
             if end is not None:
                 return Ramp(isl, number, end)
             slowest_s = max(slowest_s, time.monotonic() - began)

@@ -118,14 +118,6 @@ async def find_all(client: httpx.AsyncClient, targets: list[Target], rng: random
     return [await find(client, target, rng) for target in targets if target.url]
 
 
-async def described(client: httpx.AsyncClient, subject: Subject) -> EngineDescription:
-    """The engine's set-up as it is now."""
-    if subject.dialect is None:
-        return EngineDescription()
-    pages = await _pages(client, subject.target.url, subject.headers, subject.dialect.description_paths)
-    return subject.dialect.describe(pages)
-
-
 async def _prompts(client: httpx.AsyncClient, subject: Subject, rng: random.Random) -> tuple[Prompts, Answer]:
     """Token ids where the target takes them, else words; and the first answer."""
     ids = await _valid_ids(client, subject, sample_text(rng))

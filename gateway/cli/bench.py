@@ -1,6 +1,6 @@
 """`prefixgate bench …`: benchmarks of engines, one verb each; does I/O."""
 
-from gateway.cli import bench_ladder
+from gateway.cli import bench_ladder, bench_sweep
 from gateway.cli.usage import Commands
 
 
@@ -14,3 +14,4 @@ def add_parser(commands: Commands) -> None:
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     bench_ladder.add_parser(verbs)
+    bench_sweep.add_parser(verbs)

@@ -4,15 +4,13 @@ import argparse
 import asyncio
 import random
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gateway.bench.ask import AskError, new_client
 from gateway.bench.ladder import Climbed, climb, within_context
@@ -23,6 +21,7 @@ from gateway.bench.samples import RunHeader, Sample, SampleFile, SampleFileError
 from gateway.bench.subject import Subject, find_all
 from gateway.bench.target import Target
 from gateway.cli.bench_options import folder_exists, isls_of, plot_of, positive, shares_of, targets_of
+from gateway.cli.bench_progress import Bar
 from gateway.cli.bench_tables import print_ladder
 from gateway.cli.usage import Commands, UsageError, command
 from gateway.demo.fleet import StartError
@@ -120,12 +119,12 @@ async def _measure(run: _Run, options: argparse.Namespace) -> None:
             run.climbed.samples += file.kept
             steps = missing(steps, names, file.kept)
         try:
-            with _Bar(steps, names) as bar:
+            with Bar(sum(map(cost_of, steps))) as bar:
 
                 def done(step: Step, sample: Sample | None) -> None:
                     if file is not None and sample is not None:
                         file.add(sample)
-                    bar.advance(step)
+                    bar.advance(step, names[step.target])
 
                 await climb(client, run.subjects, steps, run.climbed, done)
         finally:
@@ -149,31 +148,6 @@ def _file(run: _Run, options: argparse.Namespace) -> SampleFile | None:
     own = set(published_rows()) if options.simulated else set()
     urls = {one.target.name: "simulated" if one.target.name in own else one.target.url for one in run.subjects}
     return SampleFile(options.out, RunHeader(seed=options.seed, targets=urls))
-
-
-class _Bar:
-    """How far it is, on a terminal."""
-
-    def __init__(self, steps: Sequence[Step], names: Sequence[str]) -> None:
-        console = Console(stderr=True)
-        columns = (BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn(), TextColumn("left"),
-            TimeRemainingColumn(), TextColumn("{task.description}"))  # fmt: skip
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._progress.add_task("", total=sum(map(cost_of, steps)))
-        self._names = names
-
-    def __enter__(self) -> "_Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def advance(self, step: Step) -> None:
-        """One step further."""
-        what = "warm-up" if step.round < 0 else f"round {step.round + 1}"
-        shown = f"{what}, {written(step.rung.isl)}, {self._names[step.target]}"
-        self._progress.update(self._task, advance=cost_of(step), description=shown)
 
 
 def _report(run: _Run, options: argparse.Namespace) -> LadderReport:

@@ -11,6 +11,7 @@ from engines.simulated.published import PublishedRow
 from gateway.bench.intervals import Verdict
 from gateway.bench.plan import Rung, written
 from gateway.bench.report import Comparison, LadderReport, Row
+from gateway.bench.sweep_report import SweepReport
 
 _WIDTH: Final = 180
 _NOT_RUN: Final = "not run"
@@ -22,9 +23,7 @@ def print_ladder(report: LadderReport, published: Mapping[str, PublishedRow], sp
     `published` are rows to set measured ones against, by name, where engines are simulated at so many times the speed.
     """
     console = table_console()
-    simulated = sorted({row.simulated for row in report.rows if row.simulated})
-    if simulated:
-        console.print(f"SIMULATED engines ({' | '.join(simulated)}): no figure below is of hardware.", style="bold red")
+    _say_if_simulated(console, report)
     console.print(_headline_table(report))
     if published and report.headline_isl is not None:
         console.print(_published_table(report, published, speed))
@@ -38,6 +37,64 @@ def print_ladder(report: LadderReport, published: Mapping[str, PublishedRow], sp
         console.print()
         console.print(_comparison_table(report.comparisons))
     print_warnings(console, report.warnings)
+
+
+def print_sweep(report: SweepReport) -> None:
+    """A row for each chunk size, the whole ladder, comparisons and warnings."""
+    console = table_console()
+    _say_if_simulated(console, report.ladder)
+    console.print(_sweep_table(report))
+    if report.ladder.rungs:
+        console.print(_ladder_table(report.ladder))
+    print_warnings(console, report.ladder.warnings)
+
+
+def _say_if_simulated(console: Console, report: LadderReport) -> None:
+    simulated = sorted({row.simulated for row in report.rows if row.simulated})
+    if simulated:
+        console.print(f"SIMULATED engines ({' | '.join(simulated)}): no figure below is of hardware.", style="bold red")
+
+
+def _sweep_table(report: SweepReport) -> Table:
+    isl = report.ladder.headline_isl
+    table = new_table(f"Chunk sizes of one replica; TTFT against that of {report.baseline or 'nothing'}")
+    at = "" if isl is None else f" @{written(isl)}"
+    for column in ("chunk", f"TTFT{at}", "against", "verdict", "KV tokens", "at once", "reads back", "started in"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for one in report.chunks:
+        found = None if isl is None else report.ladder.figures(one.name, Rung(isl))
+        ratio, verdict = _against(report, one.name)
+        ramp = "" if one.ramp_isl is None else f"{one.concurrency} × {written(one.ramp_isl)}"
+        table.add_row(
+            f"{one.chunk_tokens:,}",
+            "" if found is None else f"{found.ttft_ms:,.1f} ms",
+            ratio,
+            verdict,
+            "not said" if one.kv_capacity_tokens is None else f"{one.kv_capacity_tokens:,}",
+            ramp,
+            "not said" if one.chunk_actual is None else f"{one.chunk_actual:,}",
+            f"{one.started_s:,.1f} s" if one.started_s else "",
+            one.trouble or one.end,
+        )
+    return table
+
+
+def _against(report: SweepReport, name: str) -> tuple[str, str]:
+    """The size's TTFT against the baseline's in per cent, with its interval, and what that settles for the size."""
+    for one in report.ladder.comparisons:
+        ends = (one.ttft_low, one.ttft_high)
+        if (one.first, one.second) == (report.baseline, name):
+            return _change(one.ttft, *ends), one.ttft_verdict.turned.value
+        if (one.first, one.second) == (name, report.baseline):
+            low, high = (None if end is None else 1 / end for end in reversed(ends))
+            return _change(1 / one.ttft, low, high), one.ttft_verdict.value
+    return "", ""
+
+
+def _change(ratio: float, low: float | None, high: float | None) -> str:
+    bounds = "too few repeats" if low is None or high is None else f"{low - 1:+.1%} to {high - 1:+.1%}"
+    return f"{ratio - 1:+.1%} [{bounds}]"
 
 
 def print_warnings(console: Console, warnings: list[str]) -> None:
