@@ -8,12 +8,12 @@ from typing import Final
 
 import httpx
 
-from gateway.bench.ask import AskError, Held, held
+from gateway.bench.ask import Held, held
 from gateway.bench.subject import Subject
 
 DEFAULT_MOST: Final = 256
-_OUTPUT_TOKENS: Final = 2048
-"""What each may write while further ones come: enough to stay, and little beside its prompt."""
+OUTPUT_TOKENS: Final = 1024
+"""What each may write, for which engines keep room too: enough to stay, and little beside its prompt."""
 _LOOK_S: Final = 0.02
 _GRACE_S: Final = 0.5
 _TIMES: Final = 2.0
@@ -30,7 +30,7 @@ class RampEnd(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ramp:
-    """So many prompts of `isl` tokens ran at once."""
+    """So many prompts of `isl` tokens ran at once, each with room for its output."""
 
     isl: int
     concurrency: int
@@ -43,9 +43,9 @@ async def ramp(client: httpx.AsyncClient, subject: Subject, isl: int, most: int 
     One more than runs is always queued, so that the engine goes from prefill to prefill and those that run hardly grow.
     All are given up at the end. Raises AskError where the first one fails.
     """
-    preempted_before = (await subject.load(client)).preemptions_total or 0
-    room = _OUTPUT_TOKENS if subject.context_tokens is None else subject.context_tokens - isl
-    output_tokens = min(_OUTPUT_TOKENS, room)
+    watch = _Watch(subject, (await subject.load(client)).preemptions_total or 0)
+    room = OUTPUT_TOKENS if subject.context_tokens is None else subject.context_tokens - isl
+    output_tokens = min(OUTPUT_TOKENS, room)
     sent: list[Held] = []
     slowest_s = 0.0
     async with AsyncExitStack() as stack:
@@ -54,29 +54,43 @@ async def ramp(client: httpx.AsyncClient, subject: Subject, isl: int, most: int 
                 post = subject.prepared(subject.prompts.fresh(isl), output_tokens)
                 sent.append(await stack.enter_async_context(held(client, post)))
             began = time.monotonic()
-            patience_s = _GRACE_S + _TIMES * slowest_s if number else None
-            end = await _end(client, subject, sent[number], patience_s, preempted_before)
+            end = await watch.end(client, sent[number], _GRACE_S + _TIMES * slowest_s if number else None)
             if end is not None:
-                return Ramp(isl, number, end)
+                return Ramp(isl, watch.at_once(number), end)
             slowest_s = max(slowest_s, time.monotonic() - began)
-    return Ramp(isl, most, RampEnd.LIMIT)
+    return Ramp(isl, watch.at_once(most), RampEnd.LIMIT)
 
 
-async def _end(
-    client: httpx.AsyncClient, subject: Subject, one: Held, patience_s: float | None, preempted_before: int
-) -> RampEnd | None:
-    """None once it has its first token; `patience_s` None waits for that as long as it takes. Raises AskError then."""
-    began = time.monotonic()
-    while True:
-        started = await one.started_within(_LOOK_S)
-        load = await subject.load(client)
-        if (load.preemptions_total or 0) > preempted_before:
-            return RampEnd.PREEMPTED
-        if started:
-            return None
-        if one.failure is not None:
-            if patience_s is None:
-                raise AskError(str(one.failure))
-            return RampEnd.REFUSED
-        if patience_s is not None and time.monotonic() - began > patience_s:
-            return RampEnd.WAITS
+class _Watch:
+    """Looks at the engine's load while requests are added."""
+
+    def __init__(self, subject: Subject, preempted_before: int) -> None:
+        self._subject = subject
+        self._preempted_before = preempted_before
+        self._most_running: int | None = None
+
+    def at_once(self, started: int) -> int:
+        """How many of those that started ran at the same time: some may have ended before others began."""
+        return started if self._most_running is None else min(started, self._most_running)
+
+    async def end(self, client: httpx.AsyncClient, one: Held, patience_s: float | None) -> RampEnd | None:
+        """None once a request has its first token. `patience_s` None waits for that as long as it takes.
+
+        Raises AskError where it fails then.
+        """
+        began = time.monotonic()
+        while True:
+            started = await one.started_within(_LOOK_S)
+            load = await self._subject.load(client)
+            if load.running_requests is not None:
+                self._most_running = max(load.running_requests, self._most_running or 0)
+            if (load.preemptions_total or 0) > self._preempted_before:
+                return RampEnd.PREEMPTED
+            if started:
+                return None
+            if one.failure is not None:
+                if patience_s is None:
+                    raise one.failure
+                return RampEnd.REFUSED
+            if patience_s is not None and time.monotonic() - began > patience_s:
+                return RampEnd.WAITS

@@ -15,6 +15,7 @@ from gateway.bench.sweep_report import SweepReport
 
 _WIDTH: Final = 180
 _NOT_RUN: Final = "not run"
+_LADDER: Final = "TTFT in ms (spread between quartiles), tok/s/GPU of tokens that were not cached"
 
 
 def print_ladder(report: LadderReport, published: Mapping[str, PublishedRow], speed: float) -> None:
@@ -22,31 +23,36 @@ def print_ladder(report: LadderReport, published: Mapping[str, PublishedRow], sp
 
     `published` are rows to set measured ones against, by name, where engines are simulated at so many times the speed.
     """
-    console = table_console()
+    console = _console()
     _say_if_simulated(console, report)
-    console.print(_headline_table(report))
+    title = "Prefill, one request at a time: median, from the last byte sent to the first content received"
+    _print(console, title, _headline_table(report))
     if published and report.headline_isl is not None:
-        console.print(_published_table(report, published, speed))
-    console.print(_ladder_table(report))
+        faster = "" if speed == 1 else f", at {speed:g} times its speed"
+        _print(console, f"Against the published table (H200){faster}", _published_table(report, published, speed))
+        console.print("The published tok/s/GPU of FP4 do not follow from their own TTFT and 24,576 tokens.\n")
+    _print(console, _LADDER, _ladder_table(report))
     for line in report.lines:
         console.print(
             f"{line.target}: {line.ms_per_8k:+,.1f} ms for each further 8k tokens above 8k "
             f"[{line.low:,.1f} to {line.high:,.1f}]"
         )
     if report.comparisons:
-        console.print()
-        console.print(_comparison_table(report.comparisons))
-    print_warnings(console, report.warnings)
+        at = written(max(one.isl for one in report.comparisons))
+        title = f"\nWho is better @{at}: above 1 the first is, [95 % interval]"
+        _print(console, title, _comparison_table(report.comparisons))
+    _print_warnings(console, report.warnings)
 
 
 def print_sweep(report: SweepReport) -> None:
     """A row for each chunk size, the whole ladder, comparisons and warnings."""
-    console = table_console()
+    console = _console()
     _say_if_simulated(console, report.ladder)
-    console.print(_sweep_table(report))
+    title = f"Chunk sizes of one replica: TTFT against that of {report.baseline or 'none'}, room for KV"
+    _print(console, title, _sweep_table(report))
     if report.ladder.rungs:
-        console.print(_ladder_table(report.ladder))
-    print_warnings(console, report.ladder.warnings)
+        _print(console, _LADDER, _ladder_table(report.ladder))
+    _print_warnings(console, report.ladder.warnings)
 
 
 def _say_if_simulated(console: Console, report: LadderReport) -> None:
@@ -57,7 +63,7 @@ def _say_if_simulated(console: Console, report: LadderReport) -> None:
 
 def _sweep_table(report: SweepReport) -> Table:
     isl = report.ladder.headline_isl
-    table = new_table(f"Chunk sizes of one replica; TTFT against that of {report.baseline or 'nothing'}")
+    table = _new_table()
     at = "" if isl is None else f" @{written(isl)}"
     for column in ("chunk", f"TTFT{at}", "against", "verdict", "KV tokens", "at once", "reads back", "started in"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -97,7 +103,7 @@ def _change(ratio: float, low: float | None, high: float | None) -> str:
     return f"{ratio - 1:+.1%} [{bounds}]"
 
 
-def print_warnings(console: Console, warnings: list[str]) -> None:
+def _print_warnings(console: Console, warnings: list[str]) -> None:
     """A line each."""
     for warning in warnings:
         console.print(f"warning: {warning}", style="yellow")
@@ -107,7 +113,7 @@ def _headline_table(report: LadderReport) -> Table:
     """The layout of the published table: Config, Engine, TP, TTFT and tok/s/GPU of the longest prompts."""
     isl = report.headline_isl
     at = "" if isl is None else f" @{written(isl)}"
-    table = new_table("Prefill, one request at a time: median, from the last byte sent to the first content received")
+    table = _new_table()
     for column in ("Config", "Engine"):
         table.add_column(column, no_wrap=True)
     for column in ("TP", f"Prefill TTFT{at}", f"Prefill tok/s/GPU{at}", "quartiles", "engine's own prefill", "answers"):
@@ -133,8 +139,7 @@ def _headline_table(report: LadderReport) -> Table:
 
 def _published_table(report: LadderReport, published: Mapping[str, PublishedRow], speed: float) -> Table:
     assert report.headline_isl is not None  # noqa: S101 - the caller's condition
-    faster = "" if speed == 1 else f", at {speed:g} times its speed"
-    table = new_table(f"Against the published table (H200){faster}")
+    table = _new_table()
     table.add_column("", no_wrap=True)
     for column in ("published TTFT", "measured", "published tok/s/GPU", "measured", "by its own TTFT"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -151,13 +156,11 @@ def _published_table(report: LadderReport, published: Mapping[str, PublishedRow]
                 f"{found.tokens_per_s_per_gpu / rate - 1:+.1%}",
                 f"{by_ttft:,.0f}",
             )
-    table.caption = "published tok/s/GPU of the FP4 rows do not follow from their own TTFT and 24,576 tokens"
-    table.caption_justify = "left"
     return table
 
 
 def _ladder_table(report: LadderReport) -> Table:
-    table = new_table("TTFT in ms (spread between quartiles), tok/s/GPU of tokens that were not cached")
+    table = _new_table()
     table.add_column("prompt", no_wrap=True)
     shown = [row for row in report.rows if not row.planned]
     for row in shown:
@@ -176,9 +179,7 @@ def _cell(report: LadderReport, row: Row, rung: Rung) -> str:
 
 
 def _comparison_table(comparisons: list[Comparison]) -> Table:
-    table = new_table(
-        f"Who is better @{written(max(one.isl for one in comparisons))}: above 1 the first is, [95 % interval]"
-    )
+    table = _new_table()
     table.add_column("first", no_wrap=True)
     table.add_column("second", no_wrap=True)
     for column in ("second's TTFT ÷ first's", "TTFT", "first's tok/s/GPU ÷ second's", "per GPU"):
@@ -205,12 +206,17 @@ def _winner(one: Comparison, verdict: Verdict) -> str:
     return f"{winners[verdict]} better" if verdict in winners else verdict.value
 
 
-def new_table(title: str) -> Table:
-    """A table as all of ours look."""
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+def _new_table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False)
 
 
-def table_console() -> Console:
+def _print(console: Console, title: str, table: Table) -> None:
+    """The title is a line of its own, since a table would break it to its own width."""
+    console.print(title, style="italic", soft_wrap=True)
+    console.print(table)
+
+
+def _console() -> Console:
     """As wide as the terminal; a file takes any width."""
     console = Console(highlight=False, markup=False)
     return console if console.is_terminal else Console(width=_WIDTH, highlight=False, markup=False)
