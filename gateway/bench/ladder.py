@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from gateway.bench.ask import Answer, AskError
-from gateway.bench.plan import Rung, Step, written
+from gateway.bench.plan import Rung, Step
 from gateway.bench.samples import Sample
 from gateway.bench.subject import Subject
 
@@ -58,7 +58,7 @@ async def climb(
             try:
                 sample = await _measure(client, subject, traffic[step.target], step)
             except AskError as error:
-                climbed.trouble(f"{subject.target.name} at {written(step.rung.isl)}: {error}")
+                climbed.trouble(f"{subject.target.name} at {step.rung.label}: {error}")
             if sample is not None and step.round >= 0:
                 climbed.samples.append(sample)
             done(step, sample if step.round >= 0 else None)
@@ -141,5 +141,6 @@ class Traffic:
         if others <= _BUSY * self._sent:
             return []
         return [
-            f"{self._subject.target.name}: others sent it {others:,} prompt tokens meanwhile, and we {self._sent:,}"
+            f"{self._subject.target.name}: others, or another target of this run that is the same engine, sent it "
+            f"{others:,} prompt tokens meanwhile, and we {self._sent:,}"
         ]

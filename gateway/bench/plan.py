@@ -14,6 +14,11 @@ class Rung:
     isl: int
     cached: float = 0.0
 
+    @property
+    def label(self) -> str:
+        """As in `8k, 50% cached`."""
+        return written(self.isl) + (f", {self.cached:.0%} cached" if self.cached else "")
+
     def primed_tokens(self, block_tokens: int) -> int:
         """The part that is sent before, in whole blocks."""
         return int(self.isl * self.cached) // block_tokens * block_tokens

@@ -26,6 +26,8 @@ class RampEnd(StrEnum):
     PREEMPTED = "one was preempted"
     REFUSED = "the next one was refused"
     LIMIT = "the ramp's own limit"
+    ENDED = "earlier ones had ended"
+    """The engine writes faster than it reads prompts: the figure is the most that ran, and more may fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ async def ramp(client: httpx.AsyncClient, subject: Subject, isl: int, most: int 
                 post = subject.prepared(subject.prompts.fresh(isl), output_tokens)
                 sent.append(await stack.enter_async_context(held(client, post)))
             began = time.monotonic()
-            end = await watch.end(client, sent[number], _GRACE_S + _TIMES * slowest_s if number else None)
+            end = await watch.end(client, sent[number], number, _GRACE_S + _TIMES * slowest_s if number else None)
             if end is not None:
                 return Ramp(isl, watch.at_once(number), end)
             slowest_s = max(slowest_s, time.monotonic() - began)
@@ -73,10 +75,10 @@ class _Watch:
         """How many of those that started ran at the same time: some may have ended before others began."""
         return started if self._most_running is None else min(started, self._most_running)
 
-    async def end(self, client: httpx.AsyncClient, one: Held, patience_s: float | None) -> RampEnd | None:
-        """None once a request has its first token. `patience_s` None waits for that as long as it takes.
+    async def end(self, client: httpx.AsyncClient, one: Held, number: int, patience_s: float | None) -> RampEnd | None:
+        """None once the request, before which `number` were sent, has its first token.
 
-        Raises AskError where it fails then.
+        `patience_s` None waits for that as long as it takes. Raises AskError where it fails then.
         """
         began = time.monotonic()
         while True:
@@ -87,7 +89,8 @@ class _Watch:
             if (load.preemptions_total or 0) > self._preempted_before:
                 return RampEnd.PREEMPTED
             if started:
-                return None
+                running = load.running_requests
+                return RampEnd.ENDED if running is not None and running < number else None
             if one.failure is not None:
                 if patience_s is None:
                     raise one.failure

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from gateway.bench.intervals import Ratio, Verdict, ratio_of, slope_of, verdict_of
-from gateway.bench.plan import Rung, written
+from gateway.bench.plan import Rung
 from gateway.bench.samples import Sample
 
 KNEE_TOKENS: Final = 8192
@@ -238,6 +238,12 @@ def _doubts(
         off = max((abs(one.prompt_tokens / one.isl - 1) for one in mine), default=0.0)
         if off > _OFF:
             sentences.append(f"{name}: prompts were up to {off:.0%} longer or shorter than meant")
+    sentences += [
+        f"{one.target} at {one.rung.label}: seen from here it took {one.ttft_ms:,.1f} ms and by its own word "
+        f"{one.prefill_ms:,.1f} ms: this machine is too busy to time it"
+        for one in figures
+        if one.prefill_ms is not None and one.prefill_ms > one.ttft_ms * (1 + _OFF)
+    ]
     return sentences + _one_sided(figures, tie_margin)
 
 
@@ -249,7 +255,7 @@ def _one_sided(figures: Sequence[RungFigures], tie_margin: float) -> list[str]:
         if one.samples >= _FEWEST_SEEN and above > _SKEW * below and above > tie_margin * one.ttft_ms:
             noisy.setdefault(one.target, []).append(one)
     return [
-        f"{target}: noise to one side at {', '.join(written(one.isl) for one in mine)}: the slowest answer is up to "
+        f"{target}: noise to one side at {'; '.join(one.rung.label for one in mine)}: the slowest answer is up to "
         f"{max(one.max_ms / one.ttft_ms - 1 for one in mine):.0%} above the median, the fastest close to it"
         for target, mine in noisy.items()
     ]

@@ -166,8 +166,7 @@ def _ladder_table(report: LadderReport) -> Table:
     for row in shown:
         table.add_column(row.name, justify="right", no_wrap=True)
     for rung in sorted({one.rung for one in report.rungs}):
-        share = f", {rung.cached:.0%} cached" if rung.cached else ""
-        table.add_row(written(rung.isl) + share, *(_cell(report, row, rung) for row in shown))
+        table.add_row(rung.label, *(_cell(report, row, rung) for row in shown))
     return table
 
 
