@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from gateway.bench.figures import RungFigures
 from gateway.bench.plan import KIB, written
-from gateway.bench.report import LadderReport, Row, RungFigures
+from gateway.bench.report import LadderReport, Row
 from gateway.bench.sweep_report import SweepReport
 
 SUFFIXES: Final = (".png", ".svg")

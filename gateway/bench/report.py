@@ -8,6 +8,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from gateway.bench.doubts import doubts
+from gateway.bench.figures import RungFigures, figures_of
 from gateway.bench.intervals import Ratio, Verdict, ratio_of, slope_of, verdict_of
 from gateway.bench.plan import Rung
 from gateway.bench.samples import Sample
@@ -16,9 +18,6 @@ KNEE_TOKENS: Final = 8192
 """From here on prefill time was found to be linear, and a line is fitted."""
 DEFAULT_TIE_MARGIN: Final = 0.03
 """The published runs called a difference of 1.99 % run-to-run noise: a margin that holds that and an interval."""
-_FEWEST_SEEN: Final = 4
-_SKEW: Final = 4.0
-_OFF: Final = 0.01
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,33 +33,6 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     model: str = ""
     version: str | None = None
     chunk_tokens: int | None = None
-
-
-class RungFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """One target on one rung. Times in ms; `q1` and `q3` are the quartiles; `left_out` samples are in no figure.
-
-    `tokens_per_s_per_gpu` is of tokens that were not cached. `prefill_ms` is the engine's own word, the median.
-    """
-
-    target: str
-    isl: int
-    cached: float
-    samples: int
-    left_out: int
-    ttft_ms: float
-    q1_ms: float
-    q3_ms: float
-    min_ms: float
-    max_ms: float
-    prompt_tokens: float
-    cached_tokens: float | None
-    tokens_per_s_per_gpu: float
-    prefill_ms: float | None = None
-
-    @property
-    def rung(self) -> Rung:
-        """Where on the ladder it is."""
-        return Rung(self.isl, self.cached)
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,7 +92,7 @@ def report_on(
     for one in good:
         kept.setdefault((one.target, one.rung), []).append(one)
     figures = [
-        _figures(kept[name, rung], _count(samples, name, rung), gpus[name])
+        figures_of(kept[name, rung], _count(samples, name, rung), gpus[name])
         for name in names
         for rung in sorted({rung for target, rung in kept if target == name})
     ]
@@ -135,7 +107,7 @@ def report_on(
             for first, second in combinations(names, 2)
             if (found := _compare(fresh[first], fresh[second], gpus, tie_margin)) is not None
         ],
-        warnings=[*troubles, *_doubts(samples, good, figures, tie_margin)],
+        warnings=[*troubles, *doubts(samples, good, figures, tie_margin)],
     )
 
 
@@ -150,33 +122,6 @@ def _is_good(sample: Sample, block_tokens: int) -> bool:
 
 def _count(samples: Sequence[Sample], name: str, rung: Rung) -> int:
     return sum(one.target == name and one.rung == rung for one in samples)
-
-
-def _figures(samples: Sequence[Sample], taken: int, gpus: int) -> RungFigures:
-    times = [one.ttft_ms for one in samples]
-    q1, median, q3 = (float(one) for one in np.percentile(times, (25, 50, 75)))
-    prompt_tokens = float(np.median([one.prompt_tokens for one in samples]))
-    said = [one.cached_tokens for one in samples if one.cached_tokens is not None]
-    cached_tokens = float(np.median(said)) if said else None
-    own = [one.prefill_ms for one in samples if one.prefill_ms is not None]
-    first = samples[0]
-    computed = prompt_tokens - (first.primed_tokens if cached_tokens is None else cached_tokens)
-    return RungFigures(
-        target=first.target,
-        isl=first.isl,
-        cached=first.cached,
-        samples=len(samples),
-        left_out=taken - len(samples),
-        ttft_ms=median,
-        q1_ms=q1,
-        q3_ms=q3,
-        min_ms=min(times),
-        max_ms=max(times),
-        prompt_tokens=prompt_tokens,
-        cached_tokens=cached_tokens,
-        tokens_per_s_per_gpu=computed / (median / 1000) / gpus,
-        prefill_ms=float(np.median(own)) if own else None,
-    )
 
 
 def _line(name: str, samples: Sequence[Sample]) -> Line | None:
@@ -216,46 +161,3 @@ def _compare(
 
 def _end(ratio: Ratio, end: float) -> float | None:
     return end if ratio.low > 0 and math.isfinite(ratio.high) else None
-
-
-def _doubts(
-    samples: Sequence[Sample], good: Sequence[Sample], figures: Sequence[RungFigures], tie_margin: float
-) -> list[str]:
-    """Sentences about what makes figures doubtful."""
-    sentences = []
-    for name in dict.fromkeys(one.target for one in samples):
-        mine = [one for one in samples if one.target == name]
-        left_out = len(mine) - sum(one.target == name for one in good)
-        if left_out:
-            sentences.append(
-                f"{name}: {left_out} of {len(mine)} answers are left out, since more or less was cached than was meant"
-            )
-        if all(one.cached_tokens is None for one in mine):
-            sentences.append(f"{name}: it does not say how many tokens were cached, so that none were is not certain")
-        busy = sum(one.busy for one in mine)
-        if busy:
-            sentences.append(f"{name}: it was serving others at {busy} of {len(mine)} requests")
-        off = max((abs(one.prompt_tokens / one.isl - 1) for one in mine), default=0.0)
-        if off > _OFF:
-            sentences.append(f"{name}: prompts were up to {off:.0%} longer or shorter than meant")
-    sentences += [
-        f"{one.target} at {one.rung.label}: seen from here it took {one.ttft_ms:,.1f} ms and by its own word "
-        f"{one.prefill_ms:,.1f} ms: this machine is too busy to time it"
-        for one in figures
-        if one.prefill_ms is not None and one.prefill_ms > one.ttft_ms * (1 + _OFF)
-    ]
-    return sentences + _one_sided(figures, tie_margin)
-
-
-def _one_sided(figures: Sequence[RungFigures], tie_margin: float) -> list[str]:
-    """Where the slowest answers are far off and the fastest are not: that is no spread of the engine's own."""
-    noisy: dict[str, list[RungFigures]] = {}
-    for one in figures:
-        above, below = one.max_ms - one.ttft_ms, one.ttft_ms - one.min_ms
-        if one.samples >= _FEWEST_SEEN and above > _SKEW * below and above > tie_margin * one.ttft_ms:
-            noisy.setdefault(one.target, []).append(one)
-    return [
-        f"{target}: noise to one side at {'; '.join(one.rung.label for one in mine)}: the slowest answer is up to "
-        f"{max(one.max_ms / one.ttft_ms - 1 for one in mine):.0%} above the median, the fastest close to it"
-        for target, mine in noisy.items()
-    ]

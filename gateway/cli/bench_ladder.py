@@ -34,7 +34,7 @@ _INTERRUPTED: Final = 130
 
 
 @dataclass(slots=True)
-class _Run:
+class _Course:
     """What a run has come to, also when it is interrupted."""
 
     targets: list[Target]
@@ -79,7 +79,7 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError("--speed and --tie must be above 0, --warm-up not below it")
     plot_of(options.plot)
     folder_exists(options.out, "--out")
-    run = _Run(targets, rungs_of(isls_of(options.isl), shares_of(options.cached)))
+    run = _Course(targets, rungs_of(isls_of(options.isl), shares_of(options.cached)))
     interrupted = False
     try:
         asyncio.run(_measure(run, options))
@@ -98,7 +98,7 @@ def _run(options: argparse.Namespace) -> int:
     return 0 if _is_complete(report) else 1
 
 
-async def _measure(run: _Run, options: argparse.Namespace) -> None:
+async def _measure(run: _Course, options: argparse.Namespace) -> None:
     """Raises AskError, SampleFileError, StartError."""
     async with _all_targets(run.targets, options) as targets, new_client() as client:
         run.targets = targets
@@ -141,7 +141,7 @@ async def _all_targets(targets: list[Target], options: argparse.Namespace) -> As
         yield [*started, *targets]
 
 
-def _file(run: _Run, options: argparse.Namespace) -> SampleFile | None:
+def _file(run: _Course, options: argparse.Namespace) -> SampleFile | None:
     """Where simulated engines are on other ports each time, their names tell them."""
     if options.out is None:
         return None
@@ -150,7 +150,7 @@ def _file(run: _Run, options: argparse.Namespace) -> SampleFile | None:
     return SampleFile(options.out, RunHeader(seed=options.seed, targets=urls))
 
 
-def _report(run: _Run, options: argparse.Namespace) -> LadderReport:
+def _report(run: _Course, options: argparse.Namespace) -> LadderReport:
     subjects = {subject.target.name: subject for subject in run.subjects}
     rows = [_row(target, subjects.get(target.name)) for target in run.targets]
     blocks = {name: subject.block_tokens for name, subject in subjects.items()}

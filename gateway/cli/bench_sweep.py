@@ -38,7 +38,7 @@ _INTERRUPTED: Final = 130
 
 
 @dataclass(slots=True)
-class _Swept:
+class _Course:
     """What a run has come to, also when it is interrupted."""
 
     sweep: Sweep | None = None
@@ -86,7 +86,7 @@ def _run(options: argparse.Namespace) -> int:
     plot_of(options.plot)
     if (options.config is None) == (not options.simulated):
         raise UsageError("give either --config FILE or --simulated")
-    run, interrupted = _Swept(), False
+    run, interrupted = _Course(), False
     with ExitStack() as stack:
         path = options.config
         if options.simulated:
@@ -144,7 +144,7 @@ def _managed(path: Path, wished: str | None) -> _Managed:
     return _Managed(config, path, pool, spec_of(pool, name, url), target)
 
 
-async def _sweep(managed: _Managed, chunks: list[int], plan: SweepPlan, run: _Swept) -> None:
+async def _sweep(managed: _Managed, chunks: list[int], plan: SweepPlan, run: _Course) -> None:
     """Raises LaunchError, NotUpError, DrainError."""
     server = managed.config.server
     token = os.environ.get(server.admin_token_env or "")
