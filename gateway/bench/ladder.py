@@ -48,26 +48,24 @@ async def climb(
 
     A step that fails is a trouble, and the run goes on.
     """
-    traffic = [Traffic(subject) for subject in subjects]
+    traffic = [_Traffic(subject) for subject in subjects]
     for watch in traffic:
         await watch.begin(client)
-    try:
-        for step in steps:
-            subject = subjects[step.target]
-            sample = None
-            try:
-                sample = await _measure(client, subject, traffic[step.target], step)
-            except AskError as error:
-                climbed.trouble(f"{subject.target.name} at {step.rung.label}: {error}")
-            if sample is not None and step.round >= 0:
-                climbed.samples.append(sample)
-            done(step, sample if step.round >= 0 else None)
-    finally:
-        for watch in traffic:
-            climbed.troubles += await watch.others(client)
+    for step in steps:
+        subject = subjects[step.target]
+        sample = None
+        try:
+            sample = await _measure(client, subject, traffic[step.target], step)
+        except AskError as error:
+            climbed.trouble(f"{subject.target.name} at {step.rung.label}: {error}")
+        if sample is not None and step.round >= 0:
+            climbed.samples.append(sample)
+        done(step, sample if step.round >= 0 else None)
+    for watch in traffic:
+        climbed.troubles += await watch.others(client)
 
 
-async def _measure(client: httpx.AsyncClient, subject: Subject, traffic: "Traffic", step: Step) -> Sample:
+async def _measure(client: httpx.AsyncClient, subject: Subject, traffic: "_Traffic", step: Step) -> Sample:
     """Raises AskError."""
     isl = step.rung.isl
     primed = step.rung.primed_tokens(subject.block_tokens)
@@ -116,7 +114,7 @@ async def _is_busy(client: httpx.AsyncClient, subject: Subject) -> bool:
         await asyncio.sleep(_LOOK_S)
 
 
-class Traffic:
+class _Traffic:
     """Compares the engine's own counter of prompt tokens with what we sent it."""
 
     def __init__(self, subject: Subject) -> None:

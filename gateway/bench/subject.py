@@ -17,12 +17,15 @@ from engines.reports import EngineDescription, LoadReport
 from engines.simulated.settings import SIMULATED_HEADER
 from gateway.bench.ask import Answer, AskError, Post, ask, post_of
 from gateway.bench.prompts import IdPrompts, Prompt, Prompts, WordCount, WordPrompts, calibrated, sample_text
+from gateway.bench.report import Row
 from gateway.bench.target import Target
 
 _MODELS: Final = "/v1/models"
 _PAGE_S: Final = 20.0
 _TRIED_TOKENS: Final = 32
 _FEW_WORDS, _MANY_WORDS = 40, 400
+_NOT_TAKEN: Final = frozenset((400, 404, 405, 422, 501))
+"""How an engine says that it has no text completions, or that they take no token ids."""
 _SOME_BLOCK_TOKENS: Final = 256
 _ROUGHLY: Final = WordCount(overhead=10.0, per_word=1.2)
 
@@ -58,6 +61,20 @@ class Subject:
     def gpus(self) -> int:
         """As told, else 1."""
         return self.target.gpus or 1
+
+    @property
+    def row(self) -> Row:
+        """As a report shows it."""
+        return Row(
+            name=self.target.name,
+            config=self.target.config,
+            engine=self.engine,
+            gpus=self.gpus,
+            simulated=self.simulated,
+            model=self.model,
+            version=self.description.version,
+            chunk_tokens=self.description.prefill.chunk_tokens,
+        )
 
     @property
     def block_tokens(self) -> int:
@@ -127,7 +144,7 @@ async def _prompts(client: httpx.AsyncClient, subject: Subject, rng: random.Rand
     except ValueError:
         pass  # no ids to make prompts of
     except AskError as error:
-        if not 400 <= error.status < 500:
+        if error.status not in _NOT_TAKEN:
             raise
     rough = WordPrompts(rng, _ROUGHLY)
     counts = []

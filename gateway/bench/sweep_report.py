@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gateway.bench.report import LadderReport, Row, report_on
+from gateway.bench.report import LadderReport, report_on
 from gateway.bench.sweep import Swept
 
 
@@ -36,32 +36,18 @@ class SweepReport(msgspec.Struct, frozen=True, kw_only=True):
 
 def report_on_sweep(swept: Sequence[Swept], own_chunk: int | None, tie_margin: float) -> SweepReport:
     """`own_chunk`: the replica's own setting, which is the baseline where it was measured; else the first size is."""
-    measured = [one for one in swept if one.climbed.samples]
-    rows = [_row(one) for one in measured]
+    measured = [(one, one.subject) for one in swept if one.subject is not None and one.climbed.samples]
+    rows = [subject.row for _, subject in measured]
     ladder = report_on(
         rows,
-        [sample for one in measured for sample in one.climbed.samples],
+        [sample for one, _ in measured for sample in one.climbed.samples],
         [f"chunk {one.chunk_tokens}: {trouble}" for one in swept for trouble in one.climbed.troubles],
-        {one.target.name: one.subject.block_tokens for one in measured if one.subject is not None},
+        {subject.target.name: subject.block_tokens for _, subject in measured},
         tie_margin,
     )
-    own = [one.target.name for one in measured if one.chunk_tokens == own_chunk]
+    own = [one.target.name for one, _ in measured if one.chunk_tokens == own_chunk]
     baseline = next(iter(own or [row.name for row in rows]), "")
     return SweepReport(baseline=baseline, chunks=[_chunk_row(one) for one in swept], ladder=ladder)
-
-
-def _row(one: Swept) -> Row:
-    assert one.subject is not None  # noqa: S101 - samples come from it
-    return Row(
-        name=one.target.name,
-        config=one.target.name,
-        engine=one.subject.engine,
-        gpus=one.subject.gpus,
-        simulated=one.subject.simulated,
-        model=one.subject.model,
-        version=one.subject.description.version,
-        chunk_tokens=one.chunk_actual,
-    )
 
 
 def _chunk_row(one: Swept) -> ChunkRow:

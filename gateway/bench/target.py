@@ -1,6 +1,7 @@
 """What a benchmark measures: a named engine, or a gateway with a pin; pure."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
@@ -69,16 +70,14 @@ def parse_target(text: str) -> Target:
     return replace(target, url=base, headers=headers)
 
 
-def parse_targets(texts: list[str]) -> list[Target]:
-    """All of them, each with a name of its own. Raises TargetError."""
-    targets = [parse_target(text) for text in texts]
-    for target in targets:
-        if sum(one.name == target.name for one in targets) > 1:
-            raise TargetError(f"two targets are called `{target.name}`")
-    return targets
+def require_apart(names: Sequence[str]) -> None:
+    """Raises TargetError where two targets have one name."""
+    for name in names:
+        if names.count(name) > 1:
+            raise TargetError(f"two targets are called `{name}`")
 
 
-def with_told(targets: list[Target], told: list[str], option: str) -> dict[str, str]:
+def with_told(targets: Sequence[Target], told: Sequence[str], option: str) -> dict[str, str]:
     """`NAME=VALUE` options by the target's name. Raises TargetError for a name that no target has."""
     names = {target.name for target in targets}
     values = {}

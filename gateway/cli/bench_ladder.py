@@ -80,22 +80,20 @@ def _run(options: argparse.Namespace) -> int:
     plot_of(options.plot)
     folder_exists(options.out, "--out")
     run = _Course(targets, rungs_of(isls_of(options.isl), shares_of(options.cached)))
-    interrupted = False
+    ended = 0
     try:
         asyncio.run(_measure(run, options))
     except KeyboardInterrupt:
-        interrupted = True
+        print("prefixgate: interrupted", file=sys.stderr)
+        ended = _INTERRUPTED
     except (AskError, SampleFileError, StartError) as error:
         print(f"prefixgate: {error}", file=sys.stderr)
-        return 1
-    if interrupted and not run.climbed.samples:
-        return _INTERRUPTED
+        ended = 1
+    if ended and not run.climbed.samples:
+        return ended
     report = _report(run, options)
     _show(report, options)
-    if interrupted:
-        print("prefixgate: interrupted; above is what there was", file=sys.stderr)
-        return _INTERRUPTED
-    return 0 if _is_complete(report) else 1
+    return ended or (0 if _is_complete(report) else 1)
 
 
 async def _measure(run: _Course, options: argparse.Namespace) -> None:
@@ -152,7 +150,7 @@ def _file(run: _Course, options: argparse.Namespace) -> SampleFile | None:
 
 def _report(run: _Course, options: argparse.Namespace) -> LadderReport:
     subjects = {subject.target.name: subject for subject in run.subjects}
-    rows = [_row(target, subjects.get(target.name)) for target in run.targets]
+    rows = [subjects[target.name].row if target.name in subjects else _planned(target) for target in run.targets]
     blocks = {name: subject.block_tokens for name, subject in subjects.items()}
     troubles = [
         f"{name}: how many GPUs it has is not known, it is counted as one: say --gpus '{name}=N'"
@@ -162,20 +160,9 @@ def _report(run: _Course, options: argparse.Namespace) -> LadderReport:
     return report_on(rows, run.climbed.samples, troubles + run.climbed.troubles, blocks, options.tie / 100)
 
 
-def _row(target: Target, subject: Subject | None) -> Row:
-    if subject is None:
-        engine = target.told_engine or "?"
-        return Row(name=target.name, config=target.config, engine=engine, gpus=target.gpus or 1, planned=True)
-    return Row(
-        name=target.name,
-        config=target.config,
-        engine=subject.engine,
-        gpus=subject.gpus,
-        simulated=subject.simulated,
-        model=subject.model,
-        version=subject.description.version,
-        chunk_tokens=subject.description.prefill.chunk_tokens,
-    )
+def _planned(target: Target) -> Row:
+    engine = target.told_engine or "?"
+    return Row(name=target.name, config=target.config, engine=engine, gpus=target.gpus or 1, planned=True)
 
 
 def _show(report: LadderReport, options: argparse.Namespace) -> None:

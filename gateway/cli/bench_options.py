@@ -6,17 +6,19 @@ from pathlib import Path
 
 from gateway.bench.plan import parse_isls, parse_shares
 from gateway.bench.plot import SUFFIXES
-from gateway.bench.target import Target, TargetError, parse_targets, with_told
+from gateway.bench.target import Target, TargetError, parse_target, require_apart, with_told
 from gateway.cli.usage import UsageError
 from gateway.config import Config, load
+from gateway.demo.published import published_rows
 
 
 def targets_of(options: argparse.Namespace) -> list[Target]:
     """`--target`s, then a replica of each pool of `--config`, with what the other options tell of them."""
     try:
-        targets = parse_targets(options.target)
+        targets = [parse_target(text) for text in options.target]
         if options.config is not None:
             targets += _of_config(load(options.config))
+        require_apart([*(target.name for target in targets), *(published_rows() if options.simulated else ())])
         gpus = with_told(targets, options.gpus, "--gpus")
         models = with_told(targets, options.model, "--model")
     except TargetError as error:

@@ -28,7 +28,7 @@ from gateway.cli.bench_progress import Bar
 from gateway.cli.bench_tables import print_sweep
 from gateway.cli.usage import Commands, UsageError, command
 from gateway.config import Config, PoolConfig, load, nearest
-from gateway.config.launch import LOCAL
+from gateway.config.launch import EXTERNAL, LOCAL
 from gateway.demo.published import write_sweep_config
 from gateway.serving.launching import launcher_of, local_launcher, spec_of
 from gateway.serving.supervision import ensure_supervisor
@@ -127,7 +127,7 @@ def _managed(path: Path, wished: str | None) -> _Managed:
     """The replica that is meant. Raises ConfigError or UsageError."""
     config = load(path)
     known = {one.name: (pool, one.url) for pool in config.pools for one in pool.spec().replicas}
-    launched = [name for name, (pool, _) in known.items() if launcher_of(pool).can_restart]
+    launched = [name for name, (pool, _) in known.items() if pool.launch.kind != EXTERNAL]
     if wished is not None and wished not in known:
         raise UsageError(f"no replica is called `{wished}`{nearest(wished, list(known))}")
     if wished is None and len(launched) > 1:

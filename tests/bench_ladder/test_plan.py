@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.bench.plan import Rung, parse_isls, parse_shares, rungs_of, steps_of, written
-from gateway.bench.target import TargetError, parse_target, parse_targets, with_told
+from gateway.bench.target import TargetError, parse_target, require_apart, with_told
 
 
 @given(st.integers(1, 5), st.integers(0, 2), st.integers(1, 6), st.integers())
@@ -81,8 +81,9 @@ def test_what_is_no_target_is_refused(text: str) -> None:
 
 def test_names_are_apart_and_options_name_them() -> None:
     with pytest.raises(TargetError, match="two targets are called `a`"):
-        parse_targets(["a=http://h:1", "a=http://h:2"])
-    targets = parse_targets(["a b=http://h:1"])
+        require_apart(["a", "b", "a"])
+    require_apart(["a", "b"])
+    targets = [parse_target("a b=http://h:1")]
     assert with_told(targets, ["a b=2"], "--gpus") == {"a b": "2"}
     with pytest.raises(TargetError, match="--gpus `c=2`"):
         with_told(targets, ["c=2"], "--gpus")
