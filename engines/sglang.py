@@ -184,7 +184,7 @@ class SglangDialect:
         )
 
     def launch_command(self, spec: LaunchSpec) -> LaunchCommand:
-        """`python -m sglang.launch_server --model-path MODEL …`; `/health` is made cheap, by default it generates."""
+        """`python3 -m sglang.launch_server --model-path MODEL …`; `/health` is made cheap, by default it generates."""
         flags = {
             "--served-model-name": spec.served_name,
             "--host": spec.host,
@@ -197,7 +197,7 @@ class SglangDialect:
             *self.launch_flags(spec.prefill),
             *self.measuring_flags(spec.event_ports, spec.event_topic),
         )
-        program, model = ("python", "-m", "sglang.launch_server"), ("--model-path", spec.model)
+        program, model = ("python3", "-m", "sglang.launch_server"), ("--model-path", spec.model)
         return written(spec, program, model, words, {"SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0"})
 
     def warnings(self, description: EngineDescription, wished: PrefillSettings) -> tuple[str, ...]:

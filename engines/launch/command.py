@@ -44,7 +44,7 @@ def written(
 
     A flag that the spec's own flags name is theirs alone, so that no command says two things.
     """
-    own = {word.partition("=")[0] for word in spec.flags if word.startswith("--")}
+    own = {*spec.without, *(word.partition("=")[0] for word in spec.flags if word.startswith("--"))}
     kept = [word for flag in grouped(flags) if flag[0] not in own for word in flag]
     devices = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, spec.gpus))} if spec.gpus else {}
     return LaunchCommand(spec.program or program, (*model, *kept, *spec.flags), {**devices, **env, **spec.env})

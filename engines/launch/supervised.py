@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Final
 from engines.launch.command import LaunchCommand
 from engines.launch.kept import KeptProcess
 from engines.launch.launcher import LaunchError, LaunchSpec, ProcessState, ProcessView
+from engines.launch.lock import locked, opened
 from engines.launch.ports import taken_port
 from engines.launch.rotated_log import RotatedLog
 from engines.launch.rules import Rules
@@ -62,7 +62,7 @@ class Supervised:
     async def _begin(self, spec: LaunchSpec) -> None:
         await self._end()
         self.spec = spec
-        self._restarts, self._reason = 0, ""
+        self._state, self._restarts, self._reason = ProcessState.STARTING, 0, ""
         self._settled.clear()
         self._keeping = asyncio.create_task(self._keep(spec))
         await self._settled.wait()
@@ -125,16 +125,14 @@ class Supervised:
 
     async def _locked(self) -> int:
         """The lock, once the process of an earlier supervisor, if there is one, has ended."""
-        lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = opened(self._lock)
         try:
-            while True:
-                with contextlib.suppress(BlockingIOError):
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return lock
+            while not locked(lock):  # noqa: ASYNC110 - a lock has no event
                 await asyncio.sleep(_LOOK_S)
         except BaseException:
             os.close(lock)
             raise
+        return lock
 
     def _write(self, sentence: str) -> None:
         """A line of our own in its log."""

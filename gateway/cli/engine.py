@@ -1,6 +1,7 @@
 """`prefixgate engine …`: a module for each group of verbs; does I/O."""
 
 from gateway.cli.engine_launch import add_launch, add_logs, add_status, add_stop
+from gateway.cli.engine_render import add_render
 from gateway.cli.engine_simulate import EXAMPLE, add_simulate
 from gateway.cli.usage import Commands
 
@@ -14,6 +15,7 @@ def add_parser(commands: Commands) -> None:
         epilog=f"example: {EXAMPLE}",
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    add_render(verbs)
     add_launch(verbs)
     add_status(verbs)
     add_stop(verbs)

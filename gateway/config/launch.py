@@ -61,17 +61,19 @@ class LaunchConfig(Section, frozen=True):
     """`[pools.launch]`: by default somebody else starts the replicas, and prefixgate only says how.
 
     `model_path` is what engines load, by default the pool's `model`; `program` what is run instead of the engine's own
-    (`vllm serve`, `python -m sglang.launch_server`); `flags` come after ours. `host` is what they listen on, by default
-    the URL's host, and every address in a pod. `gpus` lists each replica's devices, by default the next
-    `gpus_per_replica` from 0; [] leaves them all visible. `confidential` None looks whether this host is a
-    confidential-computing guest. `run_dir` and `log_dir` hold a local pool's socket, state and logs; `autostart`:
-    `serve` starts its supervisor. A process group has `stop_s` to end.
+    (`vllm serve`, `python3 -m sglang.launch_server`); `flags` come after ours, and of ours those in `without` are left
+    out, for engines too old to know them. `host` is what they listen on, by default the URL's host, and every address
+    in a pod. `gpus` lists each replica's devices, by default the next `gpus_per_replica` from 0; [] leaves them all
+    visible. `confidential` None looks whether this host is a confidential-computing guest. `run_dir` and `log_dir` hold
+    a local pool's socket, state and logs; `autostart`: `serve` starts its supervisor. A process group has `stop_s` to
+    end.
     """
 
     kind: str = EXTERNAL
     model_path: str | None = None
     program: list[str] = msgspec.field(default_factory=list)
     flags: list[str] = msgspec.field(default_factory=list)
+    without: list[str] = msgspec.field(default_factory=list)
     env: dict[str, str] = msgspec.field(default_factory=dict)
     directory: str = ""
     host: str | None = None

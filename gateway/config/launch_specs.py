@@ -43,6 +43,7 @@ def launch_spec(pool: PoolConfig, name: str, url: str, *, guest: bool) -> Launch
         directory=launch.directory,
         program=tuple(launch.program),
         flags=tuple(launch.flags),
+        without=tuple(launch.without),
         env=dict(launch.env),
         confidential=confidential,
     )
