@@ -1,9 +1,9 @@
 """The figures of one target on one rung; pure."""
 
 from collections.abc import Sequence
+from statistics import median, quantiles
 
 import msgspec
-import numpy as np
 
 from gateway.bench.plan import Rung
 from gateway.bench.samples import Sample
@@ -39,10 +39,10 @@ class RungFigures(msgspec.Struct, frozen=True, kw_only=True):
 def figures_of(samples: Sequence[Sample], taken: int, gpus: int) -> RungFigures:
     """Of the samples that count, at least one, out of so many that were taken."""
     times = [one.ttft_ms for one in samples]
-    q1, median, q3 = (float(one) for one in np.percentile(times, (25, 50, 75)))
-    prompt_tokens = float(np.median([one.prompt_tokens for one in samples]))
+    q1, middle, q3 = quantiles(times, n=4, method="inclusive") if len(times) > 1 else 3 * times
+    prompt_tokens = median(one.prompt_tokens for one in samples)
     said = [one.cached_tokens for one in samples if one.cached_tokens is not None]
-    cached_tokens = float(np.median(said)) if said else None
+    cached_tokens = median(said) if said else None
     own = [one.prefill_ms for one in samples if one.prefill_ms is not None]
     first = samples[0]
     computed = prompt_tokens - (first.primed_tokens if cached_tokens is None else cached_tokens)
@@ -52,13 +52,13 @@ def figures_of(samples: Sequence[Sample], taken: int, gpus: int) -> RungFigures:
         cached=first.cached,
         samples=len(samples),
         left_out=taken - len(samples),
-        ttft_ms=median,
+        ttft_ms=middle,
         q1_ms=q1,
         q3_ms=q3,
         min_ms=min(times),
         max_ms=max(times),
         prompt_tokens=prompt_tokens,
         cached_tokens=cached_tokens,
-        tokens_per_s_per_gpu=computed / (median / 1000) / gpus,
-        prefill_ms=float(np.median(own)) if own else None,
+        tokens_per_s_per_gpu=computed / (middle / 1000) / gpus,
+        prefill_ms=median(own) if own else None,
     )

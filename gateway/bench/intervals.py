@@ -9,9 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-
-import numpy as np
-from scipy import stats
+from statistics import median
 
 
 class Verdict(StrEnum):
@@ -46,10 +44,12 @@ class Ratio:
 
 def ratio_of(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Ratio:
     """How many times the first's the second's times are; each is above 0 and there is at least one of each."""
-    ours, theirs = np.log(np.asarray(first)), np.log(np.asarray(second))
-    shifts = np.sort(np.subtract.outer(theirs, ours).ravel())
+    from scipy.stats import mannwhitneyu  # takes most of a second to import, and every command comes by here
+
+    ours, theirs = ([math.log(time) for time in times] for times in (first, second))
+    shifts = sorted(their - our for their in theirs for our in ours)
     count = len(shifts)
-    edges = [-math.inf, *shifts.tolist(), math.inf]
+    edges = [-math.inf, *shifts, math.inf]
 
     def is_rejected(place: int) -> bool:
         """Whether the shifts between two neighbouring differences are: there the test has no ties."""
@@ -57,14 +57,14 @@ def ratio_of(first: Sequence[float], second: Sequence[float], confidence: float 
             shift = edges[1] - 1.0 if place == 0 else edges[count] + 1.0
         else:
             shift = (edges[place] + edges[place + 1]) / 2
-        p_value: float = stats.mannwhitneyu(theirs - shift, ours, method="exact").pvalue
+        p_value: float = mannwhitneyu([their - shift for their in theirs], ours, method="exact").pvalue
         return p_value <= 1 - confidence
 
     # The p-value rises up to the middle and falls after it.
     middle = count // 2
     low = bisect.bisect_left(range(middle), True, key=lambda place: not is_rejected(place))
     high = bisect.bisect_left(range(middle, count + 1), True, key=is_rejected) + middle
-    return Ratio(math.exp(float(np.median(shifts))), _exp(edges[low]), _exp(edges[high]))
+    return Ratio(math.exp(median(shifts)), math.exp(edges[low]), _exp(edges[high]))
 
 
 def verdict_of(ratio: Ratio, tie_margin: float) -> Verdict:
@@ -92,7 +92,9 @@ def slope_of(tokens: Sequence[int], times_ms: Sequence[float]) -> Slope | None:
     """Theil and Sen's line, which outliers do not turn; None with fewer than two different lengths."""
     if len(set(tokens)) < 2:
         return None
-    found = stats.theilslopes(np.asarray(times_ms), np.asarray(tokens, dtype=float), alpha=0.95)
+    from scipy.stats import theilslopes
+
+    found = theilslopes(times_ms, tokens, alpha=0.95)
     return Slope(float(found.slope), float(found.low_slope), float(found.high_slope))
 
 

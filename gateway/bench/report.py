@@ -3,10 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from statistics import median
 from typing import Final
 
 import msgspec
-import numpy as np
 
 from gateway.bench.doubts import doubts
 from gateway.bench.figures import RungFigures, figures_of
@@ -142,7 +142,7 @@ def _compare(
     isl = max(shared)
     ours, theirs = ([one for one in samples if one.isl == isl] for samples in (first, second))
     ttft = ratio_of([one.ttft_ms for one in ours], [one.ttft_ms for one in theirs])
-    tokens = float(np.median([one.prompt_tokens for one in ours]) / np.median([one.prompt_tokens for one in theirs]))
+    tokens = median(one.prompt_tokens for one in ours) / median(one.prompt_tokens for one in theirs)
     per_gpu = ttft.times(tokens * gpus[theirs[0].target] / gpus[ours[0].target])
     return Comparison(
         first=ours[0].target,
