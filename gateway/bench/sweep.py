@@ -81,13 +81,14 @@ class Sweep:
         self._plan = plan
         self._notice = notice
         self._done = done
+        self._restored: LaunchSpec | None = None
         self._rng = random.Random(random.SystemRandom().getrandbits(128))
 
     async def run(self, chunks: Sequence[int]) -> None:
-        """Measure at each chunk size, and bring the replica back to how it was, whatever happens.
+        """Measure at each chunk size, and then start the replica as it was, or stop it if it was, whatever happens.
 
-        A size that does not start is noted, and the next one follows. Raises NotUpError where the old settings do not
-        come up again, and LaunchError where the launcher cannot be asked.
+        A size that does not start is noted, and the next one follows. Raises LaunchError where the launcher cannot be
+        asked.
         """
         before = await self._launcher.view(self._declared.name)
         own = as_running(self._declared, before)
@@ -106,13 +107,23 @@ class Sweep:
                 await self._launcher.stop(own.name)
             else:
                 self._notice(f"bringing the replica back to {_shown(own)}")
-                await self._bring_up(own)
+                await self._launcher.restart(own)
+                self._restored = own
+
+    async def up_again(self) -> None:
+        """Wait until the replica, which was started as it was, answers. Raises NotUpError, LaunchError."""
+        if self._restored is not None:
+            await self._until_up(self._restored)
 
     async def _measure(self, one: Swept) -> None:
         """Raises NotUpError, LaunchError, AskError."""
         plan, client = self._plan, self._client
         prefill = replace(self._declared.prefill, chunk_tokens=one.chunk_tokens)
-        one.started_s = await self._bring_up(replace(self._declared, prefill=prefill))
+        wished = replace(self._declared, prefill=prefill)
+        began = time.monotonic()
+        await self._launcher.restart(wished)
+        await self._until_up(wished)
+        one.started_s = time.monotonic() - began
         one.subject = subject = await find(client, one.target, self._rng)
         load = await subject.load(client)
         one.chunk_actual = subject.description.prefill.chunk_tokens
@@ -127,16 +138,15 @@ class Sweep:
             self._notice(f"chunk {one.chunk_tokens}: how many prompts of {written(plan.ramp_isl)} at once")
             one.ramp = await ramp(client, subject, plan.ramp_isl, plan.ramp_most)
 
-    async def _bring_up(self, spec: LaunchSpec) -> float:
-        """Restart it and wait until it answers; seconds that took. Raises NotUpError, LaunchError."""
+    async def _until_up(self, spec: LaunchSpec) -> None:
+        """Raises NotUpError, LaunchError."""
         began = time.monotonic()
-        await self._launcher.restart(spec)
         while True:
             view = await self._launcher.view(spec.name)
             if view.state in _ENDED:
                 raise NotUpError(f"it does not start with {_shown(spec)}: {view.reason or view.state.value}")
             if view.state is not ProcessState.STARTING and await self._answers():
-                return time.monotonic() - began
+                return
             if time.monotonic() - began > self._plan.start_s:
                 raise NotUpError(f"it did not answer within {self._plan.start_s:g} s of its start with {_shown(spec)}")
             await asyncio.sleep(_LOOK_S)

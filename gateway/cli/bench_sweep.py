@@ -31,10 +31,11 @@ from gateway.config import Config, PoolConfig, load, nearest
 from gateway.config.launch import EXTERNAL, LOCAL
 from gateway.demo.published import write_sweep_config
 from gateway.serving.launching import launcher_of, local_launcher, spec_of
-from gateway.serving.supervision import ensure_supervisor
+from gateway.serving.supervision import ensure_supervisor, supervised_by
 
 EXAMPLE: Final = "prefixgate bench sweep --config gateway.toml --replica sglang-fp4-0 --chunks 8192,16384"
 _INTERRUPTED: Final = 130
+_LOOK_S: Final = 0.05
 
 
 @dataclass(slots=True)
@@ -152,7 +153,7 @@ async def _sweep(managed: _Managed, chunks: list[int], plan: SweepPlan, run: _Co
     admin_url = f"http://{server.host}:{server.admin}"
     async with (
         new_client() as client,
-        _launching(managed) as launcher,
+        _launching(managed) as (launcher, stays),
         drained(client, admin_url, managed.spec.name, headers) as in_gateway,
     ):
         with Bar(len(chunks) * (plan.warm_up + plan.repeats) * sum(one.isl for one in plan.rungs)) as bar:
@@ -162,22 +163,32 @@ async def _sweep(managed: _Managed, chunks: list[int], plan: SweepPlan, run: _Co
             run.sweep = Sweep(
                 client, launcher, managed.spec, managed.target, plan, bar.say, lambda step, _: bar.advance(step, "")
             )
-            await run.sweep.run(chunks)
+            try:
+                await run.sweep.run(chunks)
+            finally:
+                if stays:
+                    await run.sweep.up_again()
 
 
 @asynccontextmanager
-async def _launching(managed: _Managed) -> AsyncIterator[Launcher]:
-    """The pool's launcher; of a local pool also its supervisor, for as long as the block runs if none was there."""
+async def _launching(managed: _Managed) -> AsyncIterator[tuple[Launcher, bool]]:
+    """The pool's launcher, and whether its replicas stay when this is over.
+
+    Where a local pool has no supervisor, it gets one for as long as the block runs.
+    """
     own = None
     if managed.pool.launch.kind == LOCAL:
         own = await ensure_supervisor(managed.pool, managed.path, managed.spec.name)
     launcher = launcher_of(managed.pool)
     try:
-        yield launcher
+        yield launcher, own is None
     finally:
         await launcher.close()
         if own is not None:
-            await local_launcher(managed.pool).shutdown()
+            local = local_launcher(managed.pool)
+            await local.shutdown()
+            while await supervised_by(local) is not None:  # noqa: ASYNC110 - another process has no event
+                await asyncio.sleep(_LOOK_S)
 
 
 def _show(report: SweepReport, options: argparse.Namespace) -> None:

@@ -86,6 +86,7 @@ async def swept(launcher: InProcess, chunks: list[int], said: list[str]) -> Swee
         target = Target(name="p-0", url=launcher.url)
         sweep = Sweep(client, launcher, SPEC, target, PLAN, said.append, lambda *_: None)
         await sweep.run(chunks)
+        await sweep.up_again()
     return sweep
 
 
