@@ -68,7 +68,7 @@ def test_the_sweep_of_a_launched_replica(folder: Path, tmp_path: Path, capsys: p
         f"program = {json.dumps(program)}\nflags = {json.dumps(flags)}\nrun_dir = {json.dumps(str(tmp_path / 'run'))}\n"
         "[pools.launch.env]\n" + "".join(f'{name} = "{value}"\n' for name, value in env.items())
     )
-    sizes = ["--chunks", "2048,4096", "--isl", "1k,4k,8k", "--ramp-isl", "4k", "--repeats", "4", "--start-s", "900"]
+    sizes = ["--chunks", "2048,4096", "--isl", "1k,4k", "--ramp-isl", "4k", "--repeats", "4", "--start-s", "900"]
     assert run(["bench", "sweep", "--config", str(config), *sizes, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     with capsys.disabled():
