@@ -16,7 +16,7 @@ SIMULATED: Final = "simulated engines: no figure of hardware"
 def write_ladder(path: Path, report: LadderReport) -> None:
     """TTFT and throughput by prompt length; with cached prefixes also TTFT by the share that was cached.
 
-    The same report gives the same SVG. Raises OSError.
+    There is at least one figure. The same report gives the same SVG. Raises OSError.
     """
     from matplotlib import rc_context  # takes most of a second to import, and few ask for a picture
     from matplotlib.figure import Figure
@@ -26,12 +26,12 @@ def write_ladder(path: Path, report: LadderReport) -> None:
     with rc_context({"svg.hashsalt": "prefixgate", "font.size": 9}):
         figure = Figure(figsize=(5.6 * panels, 4.6), layout="tight")
         axes = figure.subplots(1, panels)
-        for row in (row for row in report.rows if not row.planned):
-            _draw(axes, row, [one for one in report.rungs if one.target == row.name])
+        longest = max(one.isl for one in report.rungs)
+        for row in (row for row in report.rows if report.of(row.name)):
+            _draw(axes, row, report.of(row.name), longest)
         axes[0].set(xlabel="prompt, thousand tokens (1,024)", ylabel="TTFT, ms (median and quartiles)", ylim=(0, None))
         axes[1].set(xlabel="prompt, thousand tokens (1,024)", ylabel="prefill, tokens/s/GPU", ylim=(0, None))
         if panels == 3:
-            longest = max(one.isl for one in report.rungs)
             axes[2].set(xlabel=f"share of {written(longest)} that was cached", ylabel="TTFT, ms", ylim=(0, None))
         axes[0].set_title(SIMULATED if any(row.simulated for row in report.rows) else "prefill ladder")
         for panel in axes:
@@ -41,7 +41,10 @@ def write_ladder(path: Path, report: LadderReport) -> None:
 
 
 def write_sweep(path: Path, report: SweepReport) -> None:
-    """TTFT of each prompt length by chunk size, and how many long prompts ran at once. Raises OSError."""
+    """TTFT of each prompt length by chunk size, and how many long prompts ran at once.
+
+    There is at least one figure. Raises OSError.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -64,6 +67,8 @@ def write_sweep(path: Path, report: SweepReport) -> None:
         times.legend(fontsize=7)
         for panel in (times, room):
             panel.set_xscale("log", base=2)
+            panel.set_xticks(list(sizes.values()), [f"{size:,}" for size in sizes.values()])
+            panel.minorticks_off()
             panel.grid(alpha=0.3)
         save(figure, path)
 
@@ -73,12 +78,12 @@ def save(figure: Any, path: Path) -> None:
     figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-def _draw(axes: Any, row: Row, figures: Sequence[RungFigures]) -> None:
+def _draw(axes: Any, row: Row, figures: Sequence[RungFigures], longest: int) -> None:
     fresh = [one for one in figures if not one.cached]
     lengths = [one.isl / KIB for one in fresh]
     spread = ([one.ttft_ms - one.q1_ms for one in fresh], [one.q3_ms - one.ttft_ms for one in fresh])
     axes[0].errorbar(lengths, [one.ttft_ms for one in fresh], yerr=spread, marker="o", capsize=3, label=row.name)
     axes[1].plot(lengths, [one.tokens_per_s_per_gpu for one in fresh], marker="o", label=row.name)
     if len(axes) == 3:
-        longest = [one for one in figures if one.isl == max(other.isl for other in figures)]
-        axes[2].plot([one.cached for one in longest], [one.ttft_ms for one in longest], marker="o", label=row.name)
+        primed = [one for one in figures if one.isl == longest]
+        axes[2].plot([one.cached for one in primed], [one.ttft_ms for one in primed], marker="o", label=row.name)

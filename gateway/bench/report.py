@@ -72,6 +72,10 @@ class LadderReport(msgspec.Struct, frozen=True, kw_only=True):
     comparisons: list[Comparison]
     warnings: list[str]
 
+    def of(self, target: str) -> list[RungFigures]:
+        """All figures of a target."""
+        return [one for one in self.rungs if one.target == target]
+
     def figures(self, target: str, rung: Rung) -> RungFigures | None:
         """One cell."""
         return next((one for one in self.rungs if one.target == target and one.rung == rung), None)

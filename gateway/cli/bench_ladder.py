@@ -170,7 +170,7 @@ def _show(report: LadderReport, options: argparse.Namespace) -> None:
         print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
     else:
         print_ladder(report, published_rows() if options.simulated else {}, options.speed)
-    if options.plot is not None:
+    if options.plot is not None and report.rungs:
         try:
             write_ladder(options.plot, report)
         except OSError as error:

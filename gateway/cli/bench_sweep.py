@@ -196,7 +196,7 @@ def _show(report: SweepReport, options: argparse.Namespace) -> None:
         print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
     else:
         print_sweep(report)
-    if options.plot is not None:
+    if options.plot is not None and report.ladder.rungs:
         try:
             write_sweep(options.plot, report)
         except OSError as error:
