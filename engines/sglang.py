@@ -215,6 +215,10 @@ class SglangDialect:
             )
         return (*sentences, *advise_on_prefill(self.name, description.prefill, wished, self.launch_flags))
 
+    def answer_warnings(self, answer: bytes) -> tuple[str, ...]:  # noqa: ARG002 - the interface
+        """None: `/server_info` tells all."""
+        return ()
+
 
 def _read_server(pages: Pages) -> Json:
     return read_page(pages, _SERVER_INFO) or read_page(pages, _OLD_SERVER_INFO)

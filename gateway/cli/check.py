@@ -17,6 +17,7 @@ from gateway.routing.snapshot import ReplicaView, Snapshot
 from gateway.serving.journal import open_journal
 from gateway.serving.launching import missing_flags
 from gateway.serving.polling import looked_once
+from gateway.serving.trial import answer_warnings
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -40,7 +41,7 @@ def add_parser(commands: Commands) -> None:
         commands,
         "check",
         _run,
-        "validate a configuration, probe each replica, and print what it reports and every warning",
+        "validate a configuration, ask each replica for what it reports and for one token, and print every warning",
         "prefixgate check --config gateway.toml",
     )
     add_fleet_options(parser)
@@ -66,9 +67,11 @@ async def _probe(config: Config) -> tuple[Snapshot, dict[str, list[str]]]:
     async with looked_once(config) as gateway:
         snapshot = gateway.snapshot()
         warnings = gateway.warnings(snapshot)
-    for replica, sentences in (await _learned(config)).items():
-        seen = warnings.setdefault(replica, [])
-        seen += [sentence for sentence in sentences if sentence not in seen]
+        shown = await answer_warnings(gateway, snapshot)
+    for source in (shown, await _learned(config)):
+        for replica, sentences in source.items():
+            seen = warnings.setdefault(replica, [])
+            seen += [sentence for sentence in sentences if sentence not in seen]
     for pool in config.pools:
         await _compare_processes(pool, warnings)
     return snapshot, warnings

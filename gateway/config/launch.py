@@ -109,6 +109,9 @@ def check_launch(where: str, launch: LaunchConfig, replicas: int) -> None:
         require(bool(_ENV_NAME.fullmatch(name)), f"{where}: launch.env: {name!r} is no name of a variable")
     _check_gpus(where, launch, replicas)
     _check_restart(where, launch.restart)
+    elsewhere = launch.kind in (SYSTEMD, KUBERNETES) and launch.directory
+    absolute = not elsewhere or launch.directory.startswith("/")
+    require(absolute, f"{where}: launch.directory must be an absolute path: {launch.kind} has no folder of ours")
     if launch.kind == SYSTEMD:
         _check_systemd(where, launch.systemd, replicas)
     if launch.kind == KUBERNETES:

@@ -13,6 +13,7 @@ from engines.dialect import Dialect
 from engines.registry import dialect
 from engines.reports import EngineCall
 from gateway.config import Config
+from gateway.config.launch_specs import event_ports
 from gateway.journal.entry import Entry
 from gateway.routing.facts import Fact, ReplicaDown, ReplicaRestarted
 from gateway.routing.queue_limits import QueueLimits
@@ -217,7 +218,8 @@ class Gateway:
         if replica.cache.broken is not None:
             warnings.append(replica.cache.broken.sentence)
         if replica.description.publishes_events is False and self.feeds.wanted(replica.pool):
-            flags = backend.dialect.measuring_flags()
+            pool = next(one for one in self.config.pools if one.name == replica.pool)
+            flags = backend.dialect.measuring_flags(event_ports(pool, backend.url))
             flag, value = flags[flags.index(EVENTS_FLAG) :][:2]
             warnings.append(f"it publishes no KV events, so what it caches is guessed: restart with {flag} '{value}'")
         return warnings + self.feeds.warnings(replica.name) + self.token_differences.get(replica.name, [])

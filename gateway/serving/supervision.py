@@ -104,13 +104,13 @@ async def ensure_supervisor(pool: PoolConfig, config: Path, only: str | None = N
     command += ["--pool", pool.name, *(("--replica", only) if only is not None else ())]
     process = _spawned(command, log)
     deadline = time.monotonic() + _UP_S
-    while time.monotonic() < deadline:
+    has_ended = False
+    while not has_ended and time.monotonic() < deadline:
+        await asyncio.sleep(_LOOK_S)
+        has_ended = _has_ended(process)  # perhaps because somebody else has just started one: asked is once more
         with contextlib.suppress(LaunchError):
             if (found := await supervised_by(launcher)) is not None:
                 return found
-        if _has_ended(process):
-            break
-        await asyncio.sleep(_LOOK_S)
     said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     raise LaunchError(f"the supervisor of pool `{pool.name}` does not come up: {said[-1] if said else f'see {log}'}")
 

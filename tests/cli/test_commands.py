@@ -49,6 +49,10 @@ def test_check_prints_what_replicas_report(config: Path, capsys: pytest.CaptureF
     assert by_name["sglang-0"]["replica"]["prefill_actual"]["chunk_tokens"] == 4096
     assert any("8192" in warning and "4096" in warning for warning in by_name["sglang-0"]["warnings"])
     assert not any("4096" in warning for warning in by_name["vllm-0"]["warnings"])
+    asked = [warning for warning in by_name["vllm-0"]["warnings"] if "answers do not say" in warning]
+    assert asked == [
+        "answers do not say how long prefill took without the queue: restart with --enable-per-request-metrics"
+    ]
 
 
 def test_check_for_people(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
