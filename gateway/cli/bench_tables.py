@@ -115,7 +115,7 @@ def _headline_table(report: LadderReport) -> Table:
     at = "" if isl is None else f" @{written(isl)}"
     table = _new_table()
     for column in ("Config", "Engine"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column)
     for column in ("TP", f"Prefill TTFT{at}", f"Prefill tok/s/GPU{at}", "quartiles", "engine's own prefill", "answers"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in report.rows:
@@ -164,7 +164,7 @@ def _ladder_table(report: LadderReport) -> Table:
     table.add_column("prompt", no_wrap=True)
     shown = [row for row in report.rows if not row.planned]
     for row in shown:
-        table.add_column(row.name, justify="right", no_wrap=True)
+        table.add_column(row.name, justify="right")
     for rung in sorted({one.rung for one in report.rungs}):
         table.add_row(rung.label, *(_cell(report, row, rung) for row in shown))
     return table
@@ -179,10 +179,10 @@ def _cell(report: LadderReport, row: Row, rung: Rung) -> str:
 
 def _comparison_table(comparisons: list[Comparison]) -> Table:
     table = _new_table()
-    table.add_column("first", no_wrap=True)
-    table.add_column("second", no_wrap=True)
+    table.add_column("first")
+    table.add_column("second")
     for column in ("second's TTFT ÷ first's", "TTFT", "first's tok/s/GPU ÷ second's", "per GPU"):
-        table.add_column(column, justify="left", no_wrap=True)
+        table.add_column(column)
     for one in comparisons:
         table.add_row(
             one.first,
