@@ -78,22 +78,25 @@ class _Watch:
     async def end(self, client: httpx.AsyncClient, one: Held, number: int, patience_s: float | None) -> RampEnd | None:
         """None once the request, before which `number` were sent, has its first token.
 
-        `patience_s` None waits for that as long as it takes. Raises AskError where it fails then.
+        It waits in vain when it is not even begun for `patience_s`; None waits for that as long as it takes. Raises
+        AskError where it fails then.
         """
-        began = time.monotonic()
+        begun_at = time.monotonic()
         while True:
             started = await one.started_within(_LOOK_S)
             load = await self._subject.load(client)
-            if load.running_requests is not None:
-                self._most_running = max(load.running_requests, self._most_running or 0)
+            running = load.running_requests
+            if running is not None:
+                self._most_running = max(running, self._most_running or 0)
             if (load.preemptions_total or 0) > self._preempted_before:
                 return RampEnd.PREEMPTED
             if started:
-                running = load.running_requests
                 return RampEnd.ENDED if running is not None and running < number else None
             if one.failure is not None:
                 if patience_s is None:
                     raise one.failure
                 return RampEnd.REFUSED
-            if patience_s is not None and time.monotonic() - began > patience_s:
+            if (running is not None and running > number) or load.waiting_requests == 0:
+                begun_at = time.monotonic()  # the engine is at it, or has not heard of it yet
+            if patience_s is not None and time.monotonic() - begun_at > patience_s:
                 return RampEnd.WAITS
