@@ -40,6 +40,8 @@ class Recorder:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._store: Store | None = None
+        self._owed: list[Work] = []
+        """How experiments stand, as far as the disk did not take it: a restart must not find one running again."""
 
     def add(self, row: Observed) -> None:
         """Have it written; never waits."""
@@ -105,14 +107,17 @@ class Recorder:
 
     def _write(self, waiting: Sequence[Observed | Work]) -> None:
         """In order: rows between two other pieces of work together."""
+        while self._owed and self._do(self._owed[0]):
+            del self._owed[0]
         rows: list[Observed] = []
         for one in waiting:
             if isinstance(one, Observed):
                 rows.append(one)
-            else:
-                self._add(rows)
-                rows = []
-                self._do(one)
+                continue
+            self._add(rows)
+            rows = []
+            if self._owed or not self._do(one):
+                self._owed.append(one)
         self._add(rows)
 
     def _add(self, rows: Sequence[Observed]) -> None:
