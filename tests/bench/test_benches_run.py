@@ -87,3 +87,11 @@ def test_the_experiments_benchmark_prints_its_table() -> None:
     assert ended.returncode in (0, 1), ended.stderr
     for figure in ("false verdict at any look", "interval holds the truth", "slower is found", "is a tie in the end"):
         assert figure in ended.stdout
+
+
+@pytest.mark.slow
+def test_the_checkpoint_benchmark_prints_its_figures() -> None:
+    shown = json.loads(shown_by("bench_checkpoint.py", "--gb", "0.05", "--shards", "5", "--json"))
+    assert (shown["shards"], shown["reverse_is_the_base"], shown["linked_shards_are_the_bases"]) == (5, True, True)
+    assert len(shown["steps"]) == 6
+    assert all(0 < step["peak_mb"] < 200 for step in shown["steps"])
