@@ -5,11 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help demo matrix ladder sweep test test-slow coverage lint test-vllm test-deploy monitoring bench bench-peers bench-workers bench-index bench-route bench-sharing bench-streams bench-soak bench-overload bench-checkpoint bench-experiment-cost experiment live-vs-simulated chaos clean
-=======
-.PHONY: help demo matrix test test-slow coverage lint test-vllm test-deploy monitoring bench bench-peers bench-workers bench-index bench-route bench-sharing bench-streams bench-soak bench-overload bench-checkpoint bench-experiments bench-experiment-cost experiment live-vs-simulated chaos clean
->>>>>>> stats
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*[#][#] .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26

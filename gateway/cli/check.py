@@ -14,6 +14,7 @@ from engines.launch.launcher import LaunchError
 from gateway.cli.usage import Commands, add_fleet_options, command, config_of
 from gateway.config import Config, PoolConfig
 from gateway.routing.snapshot import ReplicaView, Snapshot
+from gateway.serving.experiments.place import kept_in, trials_in
 from gateway.serving.journal import open_journal
 from gateway.serving.launching import missing_flags
 from gateway.serving.polling import looked_once
@@ -51,6 +52,8 @@ def add_parser(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     config = config_of(options)
     open_journal(config)
+    with kept_in(config) as store:
+        trials_in(store)
     snapshot, warnings = asyncio.run(_probe(config))
     findings = [Finding(replica, warnings.get(replica.name, [])) for replica in snapshot.replicas]
     usable = all(any(r.state == "up" for r in snapshot.replicas if r.pool == pool.name) for pool in snapshot.pools)

@@ -114,6 +114,7 @@ class SourcesCollector(Collector):
         yield from self._feeds()
         yield from self._tokens()
         yield from self._journal()
+        yield from self._observations()
 
     def _feeds(self) -> Iterator[Metric]:
         readings: dict[str, tuple[str, Callable[[FeedStatus], int]]] = {
@@ -162,6 +163,13 @@ class SourcesCollector(Collector):
         for result, count in self._report.journal.items():
             lines.add_metric((result,), count)
         yield lines
+
+    def _observations(self) -> Iterator[Metric]:
+        text = "Requests observed for an experiment, by what became of the observation"
+        rows = CounterMetricFamily("prefixgate_experiment_observations", text, labels=("result",))
+        for result, count in self._report.observations.items():
+            rows.add_metric((result,), count)
+        yield rows
 
 
 class ProcessesCollector(Collector):
