@@ -180,6 +180,8 @@ def _print(comparison: "Comparison") -> None:
         f"same answer {comparison.same_answer}/{count}, identical text {comparison.same_text}/{count}; right at one "
         f"only: {comparison.only_left} and {comparison.only_right} (McNemar, exact: p = {comparison.p_value:.3g})"
     )
+    if any(score.cut for score in comparison.scores):
+        console.print("answers were cut off before their end: raise --max-tokens", style="yellow")
     differing = differing_table(comparison)
     if differing.row_count:
         console.print(differing)

@@ -65,6 +65,8 @@ class AnswerFile:
         """By target and `asked`."""
         self.trouble = ""
         """Why answers could not be kept any more: one sentence."""
+        if path.exists() and not path.is_file():
+            raise AnswerFileError(f"{path}: cannot be used: it is no file")
         try:
             before = path.read_bytes() if path.exists() else b""
             for one in _read(before, path):

@@ -209,6 +209,8 @@ def _sentence(
         return f"{right.target} is worse by {100 * drop:.1f} points: {counts}; {chance}"
     if verdict is Verdict.BETTER:
         return f"{right.target} is better by {-100 * drop:.1f} points: {counts}; {chance}"
+    if not left.right and not right.right:
+        return f"neither has any of {count} right, so these questions cannot tell the two apart"
     ruled_out = f"a drop of more than {100 * most_drop:.1f} points is ruled out (95 % confidence)"
     if p_value <= 1 - CONFIDENCE:
         return f"{right.target} is worse by {100 * drop:.1f} points, which is within what was allowed: {counts}"
