@@ -5,6 +5,7 @@ from itertools import zip_longest
 import msgspec
 
 from gateway.probe.answered import Answered
+from gateway.wire.answer_text import parting
 
 _AROUND = 24
 """Characters shown where there are no tokens."""
@@ -25,8 +26,8 @@ def divergence(left: Answered, right: Answered) -> Divergence | None:
         for at, (one, other) in enumerate(zip_longest(left.tokens, right.tokens, fillvalue="")):
             if one != other:
                 return Divergence("token", at, one, other)
-    if left.whole == right.whole:
+    parts_at = parting(left.whole, right.whole)
+    if parts_at is None:
         return None
-    pairs = enumerate(zip_longest(left.whole, right.whole, fillvalue=""))
-    at = next(place for place, (one, other) in pairs if one != other)
-    return Divergence("character", at, left.whole[at : at + _AROUND], right.whole[at : at + _AROUND])
+    around = slice(parts_at, parts_at + _AROUND)
+    return Divergence("character", parts_at, left.whole[around], right.whole[around])

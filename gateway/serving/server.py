@@ -29,6 +29,7 @@ from gateway.serving.membership.membership import Membership
 from gateway.serving.membership.plan import Command, Plan, first_plan
 from gateway.serving.membership.reload import Reloading
 from gateway.serving.polling import Poller
+from gateway.serving.shadowing.mirroring import Mirroring
 from gateway.serving.sharing.channel import Channel
 from gateway.serving.sharing.configured import configured_channel
 from gateway.serving.tls import server_context
@@ -180,7 +181,7 @@ async def _running(
     poller = Poller(gateway)
     membership = Membership(gateway, poller, plan, ports)
     reloading = Reloading(gateway, membership, source)
-    warmer = Warmer(gateway)
+    warmer, mirroring = Warmer(gateway), Mirroring(gateway)
     for server, port in zip(servers, ports, strict=True):
         server.shares_port = config.server.reuse_port
         port.app.state.membership, port.app.state.reloading, port.app.state.warmer = membership, reloading, warmer
@@ -203,6 +204,7 @@ async def _running(
         await asyncio.gather(*tasks)
         await discovery.close()
         await guarding.close()
+        await mirroring.close()
         await warmer.close()
         await membership.close()
         await poller.stop()

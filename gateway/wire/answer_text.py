@@ -1,7 +1,6 @@
 """The text of an answer, from the bytes that a client was sent, and where two of them part; pure."""
 
 from collections.abc import Sequence
-from os.path import commonprefix
 from typing import Any
 
 import msgspec
@@ -44,4 +43,7 @@ def body_text(body: bytes) -> str | None:
 
 def parting(one: str, other: str) -> int | None:
     """The first character in which two texts differ, counted from 0; None where they are the same."""
-    return None if one == other else len(commonprefix((one, other)))
+    if one == other:
+        return None
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (left, right) in pairs if left != right), min(len(one), len(other)))

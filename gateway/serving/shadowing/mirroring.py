@@ -6,6 +6,7 @@ the shadow's own, and tried once.
 
 import asyncio
 import logging
+from functools import partial
 from itertools import count
 from secrets import token_hex
 from typing import Any, Final
@@ -51,7 +52,7 @@ class Mirroring:
             line.inflight.add(mirror)
             mirror.task = asyncio.create_task(self._mirror(line, mirror))
             self._tasks.add(mirror.task)
-            mirror.task.add_done_callback(lambda task, mirror=mirror: self._ended(line, mirror, task))
+            mirror.task.add_done_callback(partial(self._ended, line, mirror))
 
     def settle(self, line: Line, mirror: Mirror) -> None:
         """Count the pair; texts are compared beside, as reading them takes a while."""

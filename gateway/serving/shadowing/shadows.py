@@ -143,7 +143,6 @@ class Shadows:
         return tuple(line.figures() for line in self.lines)
 
 
-
 def _unit(asked: RouteRequest) -> bytes:
     """A family as a whole, so that the other pool's caches see what a pool's caches see."""
     family = asked.chain.family

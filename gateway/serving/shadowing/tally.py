@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from engines.reports import Usage
-from gateway.routing.histogram import SECONDS, Histogram
+from gateway.routing.histogram import SECONDS, Histogram, summed
 from gateway.serving.shadowing.timing import Timing
 from gateway.wire.answer_text import parting
 
@@ -221,16 +221,11 @@ def _merged(parts: Sequence[ShadowFigures]) -> ShadowFigures:
     return msgspec.structs.replace(
         first,
         counts={fate: sum(one.counts.get(fate, 0) for one in parts) for fate in first.counts},
-        ttft=_histogram([one.ttft for one in parts]),
-        parted=_histogram([one.parted for one in parts]),
+        ttft=summed([one.ttft for one in parts]),
+        parted=summed([one.parted for one in parts]),
         pairs=tuple(pair for one in parts for pair in one.pairs),
         **{name: sum(getattr(one, name) for one in parts) for name in _SUMS},
     )
-
-
-def _histogram(parts: Sequence[Histogram]) -> Histogram:
-    counts = [sum(column) for column in zip(*(part.counts for part in parts), strict=True)]
-    return Histogram(parts[0].bounds, counts, sum(part.total for part in parts))
 
 
 def _cached(usage: Usage | None) -> int | None:
