@@ -76,6 +76,11 @@ def report_of(what: Judged) -> Report:
     return msgspec.structs.replace(report, warnings=tuple(notes))
 
 
+def page_of(report: Report, what: Judged) -> bytes:
+    """The report as a page that needs nothing else."""
+    raise StoreError(f"there is no page of {report.name} yet ({len(what.observations)} observations)")
+
+
 def _columns(rows: Sequence[Observed], terms: Terms, since: float) -> Observations:
     names = tuple(arm.name for arm in terms.arms)
     places = {name: place for place, name in enumerate(names)}
@@ -113,6 +118,9 @@ def _said(store: Store, name: str, kind: str) -> bytes:
     match kind:
         case "observations":
             return msgspec.msgpack.encode(part)
+        case "html":
+            what = judged([part])
+            return page_of(report_of(what), what)
         case "breaches":
             what = judged([part])
             return msgspec.json.encode(guardrail_breaches(what.observations, what.terms))
