@@ -152,7 +152,8 @@ async def _asked(
 def _told(
     targets: tuple[Target, Target], questions: Sequence[Question], answers: Answers, options: argparse.Namespace
 ) -> int:
-    from gateway.probe.comparison import Verdict, compared  # scipy takes a second to import
+    from gateway.probe.comparison import compared  # scipy takes a second to import
+    from gateway.probe.judging import Verdict
     from gateway.probe.page import page
 
     names = (targets[0].name, targets[1].name)

@@ -4,7 +4,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from gateway.probe.comparison import Comparison, Pair, Side
+from gateway.probe.comparison import Comparison
+from gateway.probe.pairing import Pair, Side
 
 _SHOWN = 300
 """Characters of an answer: its end, where the number is."""

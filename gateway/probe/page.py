@@ -3,7 +3,8 @@
 from html import escape
 from typing import Final
 
-from gateway.probe.comparison import Comparison, Pair, Side
+from gateway.probe.comparison import Comparison
+from gateway.probe.pairing import Pair, Side
 
 _STYLE: Final = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222 }

@@ -5,8 +5,9 @@ from fractions import Fraction
 import pytest
 
 from gateway.probe.answered import Answered
-from gateway.probe.comparison import Comparison, Verdict, compared
+from gateway.probe.comparison import Comparison, compared
 from gateway.probe.divergence import Divergence, divergence
+from gateway.probe.judging import Verdict
 from gateway.probe.page import page
 from gateway.probe.questions import Question
 
