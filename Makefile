@@ -30,6 +30,9 @@ $(VENV)/dev.stamp: pyproject.toml | $(VENV)/bin/python
 demo: $(VENV)/runtime.stamp  ## simulated fleet, four policies, one table; then gateway and dashboard stay up (ONESHOT=1: exit)
 	@$(BIN)/prefixgate demo $(if $(ONESHOT),--oneshot) $(if $(JSON),--json-file '$(JSON)')
 
+experiment: $(VENV)/runtime.stamp  ## A/B experiments on simulated engines whose difference is known: what do their reports say? (ARGS='--requests 200')
+	@$(BIN)/prefixgate demo --experiment $(ARGS)
+
 matrix: $(VENV)/runtime.stamp  ## every routing policy on every simulated workload (TRACE=FILE: that trace first; ARGS='--json …')
 	@$(BIN)/prefixgate simulate --matrix $(if $(TRACE),--trace '$(TRACE)') $(ARGS)
 

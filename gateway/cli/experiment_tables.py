@@ -11,6 +11,8 @@ from gateway.experiments.report import Figure, Report
 from gateway.serving.experiments.routes import Detail
 from gateway.serving.experiments.running import ArmView, ExperimentView
 
+_LIKELY = 0.8
+"""The power that one usually plans for."""
 _TITLES = {
     "ttft_mean": "TTFT mean",
     "ttft_p50": "TTFT p50",
@@ -87,8 +89,9 @@ def print_report(report: Report) -> None:
             console.print(f"  {comparison.sentence}")
     for separation in report.separations:
         console.print(f"  {separation.sentence}")
-    for power in report.power:
-        console.print(f"  {power.sentence}", style="dim")
+    likely = [power for power in report.power if power.probability >= _LIKELY]
+    for power in likely[:1] or report.power[-1:]:
+        console.print(f"  {power.sentence}")
     console.print(report.sample_ratio.sentence, style=None if report.sample_ratio.ok else "bold red")
     for breach in report.breaches:
         console.print(breach.sentence, style="bold red")
