@@ -141,7 +141,9 @@ async def _load(console: Console, one: Contest, url: str, requests: int, seed: i
             async def run() -> int:
                 failed = 0
                 while time.monotonic() < warm_until:
-                    failed += not await ask(chat_body([{"role": "user", "content": _fresh(rng, PROMPT_TOKENS)}], ANSWER_TOKENS))
+                    failed += not await ask(
+                        chat_body([{"role": "user", "content": _fresh(rng, PROMPT_TOKENS)}], ANSWER_TOKENS)
+                    )
                 for body in bodies:
                     failed += not await ask(body)
                     progress.advance(bar)

@@ -407,6 +407,11 @@ class Router:
         up = [] if known is None else [replica for replica in known.replicas if replica.takes_requests]
         return bool(up) and all(replica.has_room for replica in up)
 
+    def can_spare(self, replica: str) -> bool:
+        """The same of one replica."""
+        known = self._fleet.find(replica)
+        return known is not None and known.takes_requests and known.has_room
+
     def is_draining(self, replica: str) -> bool:
         """Whether the replica is to take no new requests."""
         return self._fleet.replica(replica).draining

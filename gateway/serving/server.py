@@ -20,6 +20,7 @@ from gateway.serving.admin_guard import configured_guard
 from gateway.serving.discovery.finder import Discovery
 from gateway.serving.experiments.guarding import Guarding
 from gateway.serving.experiments.place import kept_in, trials_in
+from gateway.serving.experiments.probing import Probing
 from gateway.serving.framework import framework
 from gateway.serving.front.connection import LINGER_S, ClientConnection
 from gateway.serving.gateway import Gateway
@@ -79,11 +80,13 @@ class RunningGateway:
         membership: Membership,
         reloading: Reloading,
         warmer: Warmer,
+        probing: Probing,
     ) -> None:
         self.gateway = gateway
         self.membership = membership
         self.reloading = reloading
         self.warmer = warmer
+        self.probing = probing
         self.url = ""
         self.admin_url = ""
         self._servers = servers
@@ -186,14 +189,14 @@ async def _running(
         server.shares_port = config.server.reuse_port
         port.app.state.membership, port.app.state.reloading, port.app.state.warmer = membership, reloading, warmer
     discovery = Discovery(gateway, membership)
-    guarding = Guarding(gateway, membership)
+    guarding, probing = Guarding(gateway, membership), Probing(gateway, membership)
     await poller.start()
     await gateway.share_over(channel)
     discovery.configure(config)
     tasks = [
         asyncio.create_task(server.serve(sockets=[listener])) for server, listener in zip(servers, sockets, strict=True)
     ]
-    run = RunningGateway(gateway, servers, ports, membership, reloading, warmer)
+    run = RunningGateway(gateway, servers, ports, membership, reloading, warmer, probing)
     run.url, run.admin_url = [listening.url(config.server, one) for one in (sockets[0], sockets[-1])]
     try:
         while not all(server.started for server in servers):  # noqa: ASYNC110 - uvicorn has a flag, no event
@@ -204,6 +207,7 @@ async def _running(
         await asyncio.gather(*tasks)
         await discovery.close()
         await guarding.close()
+        await probing.close()
         await mirroring.close()
         await warmer.close()
         await membership.close()

@@ -15,15 +15,13 @@ import msgspec
 
 from gateway.routing.decision import Decision, Held, Priority, RejectionReason, RouteRequest
 from gateway.routing.facts import Fact, Finished, Outcome, Withdrawn
-from gateway.serving.attempt import Attempt
-from gateway.serving.attempting import Sending, Try
-from gateway.serving.engine_client import EngineGoneError
-from gateway.serving.failure import AttemptLostError, lost, unusable
+from gateway.serving.attempting import Sending
+from gateway.serving.errand import run_errand
+from gateway.serving.failure import AttemptLostError
 from gateway.serving.gateway import Gateway
-from gateway.serving.shadowing.mirror import Copied, Mirror, Said
+from gateway.serving.shadowing.mirror import Copied, Mirror
 from gateway.serving.shadowing.shadows import Line
 from gateway.serving.shadowing.tally import Fate
-from gateway.wire.stream import GarbledError, StreamWatcher
 
 PATIENCE_S: Final = 5.0
 """A copy that waited longer would meet another load than its request did."""
@@ -91,24 +89,16 @@ class Mirroring:
             if isinstance(fact, Finished) and mirror.copy.ttft_s is not None:
                 line.tally.first_token(mirror.copy.ttft_s)
 
-        attempt = Attempt(placed, observe, self._gateway.clock)
-        attempt.dispatched(0.0, 0.0, 0.0)
         sending = Sending(
             copied.endpoint, copied.headers, copied.body, copied.request, placed.request_id, copied.visit, kept=False
         )
-        running = Try(self._gateway, sending, attempt)
-        fate = Fate.ABANDONED
+        said, fate = mirror.copy_said, Fate.ABANDONED
         try:
-            await running.begin()
-            sending.body = b""  # is long, and not sent again
-            await _read(running, attempt, mirror.copy_said)
+            await run_errand(self._gateway, placed, sending, observe, _nowhere if said is None else said.add)
             fate = Fate.COMPLETED
-        except AttemptLostError as failure:
+        except AttemptLostError:
             fate = Fate.FAILED
-            attempt.finish(failure.outcome)
         finally:
-            attempt.finish(Outcome.CLIENT_GONE)  # reached with the attempt open only by cancellation or a bug of ours
-            running.close(unwanted=fate is not Fate.COMPLETED)
             line.tally.count(fate)
 
     def _placed(self, line: Line, copied: Copied) -> Decision | Fate:
@@ -154,47 +144,8 @@ class Mirroring:
             _log.error("a copy failed, for an error of the gateway's own", exc_info=error)
 
 
-async def _read(running: Try, attempt: Attempt, said: Said | None) -> None:
-    """All of the answer. Raises AttemptLostError."""
-    if said is not None:
-        said.add(running.first)
-    if running.reply is not None:
-        attempt.finish(Outcome.COMPLETED, running.reply.usage, timing=running.reply.timing)
-        return
-    watcher = running.watcher
-    assert watcher is not None  # noqa: S101 - what is no plain answer is a stream
-    told = False
-
-    def look() -> None:
-        nonlocal told
-        if watcher.first_token and not told:
-            told = True
-            attempt.first_token()
-
-    def take(chunk: bytes) -> None:
-        out = watcher.feed(chunk)
-        look()
-        if said is not None:
-            said.add(out)
-
-    look()
-    try:
-        await running.response.pipe(take)
-    except EngineGoneError as error:
-        if not watcher.done:
-            raise lost(error) from error
-    except GarbledError as error:
-        raise unusable(str(error)) from error
-    _finish(attempt, watcher, running)
-
-
-def _finish(attempt: Attempt, watcher: StreamWatcher, running: Try) -> None:
-    if watcher.error is not None:
-        raise AttemptLostError(running.backend.dialect.read_error(200, watcher.error), watcher.error)
-    watcher.finish()
-    if not watcher.done:
-        raise unusable("the engine ended the stream before it was complete")
-    attempt.finish(Outcome.COMPLETED, watcher.usage, watcher.content_frames, watcher.timing)
+def _nowhere(_: bytes) -> None:
+    """Where answers go that nobody compares."""
 
 
 class _Sampling(msgspec.Struct):
