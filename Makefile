@@ -5,11 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help demo matrix test test-slow coverage lint test-vllm test-deploy monitoring bench bench-peers bench-workers bench-index bench-route bench-sharing bench-streams bench-soak bench-overload live-vs-simulated chaos clean
-=======
-.PHONY: help demo matrix test test-slow coverage lint test-vllm bench bench-peers bench-workers bench-index bench-route bench-sharing bench-streams bench-soak bench-overload bench-experiment-cost experiment live-vs-simulated chaos clean
->>>>>>> arms
+.PHONY: help demo matrix test test-slow coverage lint test-vllm test-deploy monitoring bench bench-peers bench-workers bench-index bench-route bench-sharing bench-streams bench-soak bench-overload bench-experiment-cost experiment live-vs-simulated chaos clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -62,7 +58,9 @@ test-vllm: $(VENV)/dev.stamp  ## two real vLLM CPU servers behind the gateway (f
 	tests/vllm/install $(VLLM_ENV)
 	VLLM_ENV=$(abspath $(VLLM_ENV)) $(BIN)/python -m pytest -m real_vllm -s tests/vllm
 
-<<<<<<< HEAD
+bench-experiment-cost: $(VENV)/runtime.stamp  ## hit rate and TTFT with no experiment, by prefix family, by request, in virtual time (TRACE=FILE)
+	@$(BIN)/prefixgate simulate $(if $(TRACE),--trace '$(TRACE)',--workload chat) --load 0.3 --policy ttft,ttft@prefix-family,ttft@session,ttft@request $(ARGS)
+
 test-deploy: $(VENV)/dev.stamp  ## chart, compose file, alert rules and unit, read by the programs they are for (first run: about 60 MB into .deploy)
 	tests/deploy/install .deploy
 	$(BIN)/python -m pytest -m deploy $(PYTEST_ARGS) tests/deploy
@@ -72,10 +70,6 @@ monitoring: $(VENV)/runtime.stamp  ## make Grafana dashboard, alert rules and ru
 	@$(BIN)/prefixgate monitoring alerts --out deploy/prometheus/alerts.yaml
 	@$(BIN)/prefixgate monitoring runbook --out deploy/docs/runbook.md
 	@cp deploy/grafana/prefixgate.json deploy/prometheus/alerts.yaml deploy/helm/prefixgate/files/
-=======
-bench-experiment-cost: $(VENV)/runtime.stamp  ## hit rate and TTFT with no experiment, by prefix family, by request, in virtual time (TRACE=FILE)
-	@$(BIN)/prefixgate simulate $(if $(TRACE),--trace '$(TRACE)',--workload chat) --load 0.3 --policy ttft,ttft@prefix-family,ttft@session,ttft@request $(ARGS)
->>>>>>> arms
 
 bench-index: $(VENV)/dev.stamp  ## memory and time of the prefix index: a million blocks over 8 replicas
 	@$(BIN)/python tests/bench/bench_index.py $(BENCH_ARGS)

@@ -3,14 +3,14 @@
 import asyncio
 import json
 import re
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from fake_engine import FakeEngine, Request, fake_engine, response
+from fake_engine import Answer, FakeEngine, Request, fake_engine, response
 from gateways import gateway_of
+from threaded import in_thread
 
 from gateway.cli import run
 from gateway.probe import target as target_module
@@ -19,58 +19,41 @@ from gateway.probe.questions import own_questions
 Says = Callable[[str, Request], str]
 
 
-@contextmanager
-def targets(*says: Says | int, behind_gateway: bool = False) -> Iterator[tuple[list[str], list[FakeEngine]]]:
-    """Engines that say something to each question, or only a status; their URLs, or a gateway's with a pool each."""
-    ready: list[tuple[list[str], list[FakeEngine]]] = []
-    up, over = threading.Event(), threading.Event()
+def saying(say: Says | int) -> Answer:
+    """Something to each question, or only a status."""
 
-    async def serve() -> None:
-        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-            engines: list[FakeEngine] = []
-            done = asyncio.Event()
+    async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
+        if isinstance(say, int):
+            writer.write(response(b'{"error": {"message": "out of order"}}', say))
+            return
+        asked = json.loads(request.body)["messages"][0]["content"]
+        choice = {"message": {"content": say(asked, request)}, "finish_reason": "stop"}
+        writer.write(response(json.dumps({"choices": [choice]}).encode()))
 
-            async def one(say: Says | int) -> None:
-                async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
-                    if isinstance(say, int):
-                        writer.write(response(b'{"error": {"message": "out of order"}}', say))
-                        return
-                    asked = json.loads(request.body)["messages"][0]["content"]
-                    choice = {"message": {"content": say(asked, request)}, "finish_reason": "stop"}
-                    writer.write(response(json.dumps({"choices": [choice]}).encode()))
+    return answer
 
-                async with fake_engine(answer) as engine:
-                    engines.append(engine)
-                    await done.wait()
 
-            for say in says:
-                group.create_task(one(say))
-            while len(engines) < len(says):  # noqa: ASYNC110 - a list has no event
-                await asyncio.sleep(0.005)
-            if behind_gateway:
-                pools = [
-                    {"name": f"p{number}", "engine": "vllm", "model": "m", "replicas": [engine.url]}
-                    for number, engine in enumerate(engines)
-                ]
-                async with gateway_of(pools, limit_s=None) as gateway:
-                    urls = [f"{gateway.url}#pool={pool['name']}" for pool in pools]
-                    ready.append((urls, engines))
-                    up.set()
-                    await asyncio.to_thread(over.wait)
-            else:
-                ready.append(([engine.url for engine in engines], engines))
-                up.set()
-                await asyncio.to_thread(over.wait)
-            done.set()
+@asynccontextmanager
+async def engines(*says: Says | int) -> AsyncIterator[tuple[list[str], list[FakeEngine]]]:
+    """An engine for each, with their URLs."""
+    async with AsyncExitStack() as stack:
+        them = [await stack.enter_async_context(fake_engine(saying(say))) for say in says]
+        yield [engine.url for engine in them], them
 
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    try:
-        assert up.wait(30)
-        yield ready[0]
-    finally:
-        over.set()
-        thread.join(30)
+
+@asynccontextmanager
+async def behind_a_gateway(*says: Says | int) -> AsyncIterator[tuple[list[str], list[FakeEngine]]]:
+    """The same as pools of a gateway, with its URLs for each of them."""
+    async with engines(*says) as (urls, them):
+        pools = [
+            {"name": f"p{number}", "engine": "vllm", "model": "m", "replicas": [url]} for number, url in enumerate(urls)
+        ]
+        async with gateway_of(pools, limit_s=None) as gateway:
+            yield [f"{gateway.url}#pool={pool['name']}" for pool in pools], them
+
+
+def targets(*says: Says | int) -> AbstractContextManager[tuple[list[str], list[FakeEngine]]]:
+    return in_thread(engines(*says))
 
 
 def right(asked: str, _request: Request) -> str:
@@ -111,15 +94,15 @@ def test_two_that_agree(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
 
 def test_the_second_is_worse(capsys: pytest.CaptureFixture[str]) -> None:
     with targets(right, mostly_wrong) as (urls, _):
-        asked = ["probe", "--target", f"A={urls[0]}", "--target", f"B={urls[1]}"]
+        asked = ["probe", "--target", f"A={urls[0]}", "--target", f"B={urls[1]}", "--limit", "30"]
         assert run(asked) == 1
         assert re.search(r"B is worse by [\d.]+ points", " ".join(capsys.readouterr().out.split()))
         assert run([*asked, "--max-drop", "99"]) == 0
-        assert run(["probe", "--target", f"A={urls[1]}", "--target", f"B={urls[0]}"]) == 0
+        assert run(["probe", "--target", f"A={urls[1]}", "--target", f"B={urls[0]}", "--limit", "30"]) == 0
 
 
 def test_a_pool_behind_a_gateway_is_a_target(capsys: pytest.CaptureFixture[str]) -> None:
-    with targets(right, mostly_wrong, behind_gateway=True) as (urls, engines):
+    with in_thread(behind_a_gateway(right, mostly_wrong)) as (urls, engines):
         asked = ["probe", "--target", f"A={urls[0]}", "--target", f"B={urls[1]}", "--limit", "20", "--json"]
         assert run(asked) == 1
         found = json.loads(capsys.readouterr().out)

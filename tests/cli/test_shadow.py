@@ -1,36 +1,42 @@
 """`prefixgate shadow` as it is called, against a gateway that sends copies."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import httpx
 import pytest
+from gateways import gateway_of
 from patience import until
-from processes import prefixgate
+from threaded import in_thread
 
+from engines.simulated.server import serving
+from engines.simulated.settings import SimulatorSettings
 from gateway.cli import run
+from gateway.serving.server import RunningGateway
 
 MODEL = "deepseek-v4-flash"
 
 
+@asynccontextmanager
+async def gateway() -> AsyncIterator[RunningGateway]:
+    """Over two simulated engines, one of which gets copies only."""
+    common = SimulatorSettings(model=MODEL, speed=50)
+    async with serving(replace(common, dialect="vllm")) as one, serving(replace(common, dialect="sglang")) as two:
+        pools = [
+            {"name": "p", "engine": "vllm", "model": MODEL, "replicas": [one]},
+            {"name": "q", "engine": "sglang", "model": MODEL, "replicas": [two], "pinned_only": True},
+        ]
+        shadow = {"name": "s", "to": "q", "share": 1.0, "compare": "text"}
+        async with gateway_of(pools, shadows=[shadow], limit_s=None) as run:
+            yield run
+
+
 @pytest.fixture(scope="module")
-def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    """A gateway over two simulated engines, one of which gets copies only."""
-    path = tmp_path_factory.mktemp("shadow") / "gateway.toml"
-    common = ("engine", "simulate", "--port", "0", "--speed", "50", "--model", MODEL)
-    with prefixgate(*common, "--dialect", "vllm") as (_, one), prefixgate(*common, "--dialect", "sglang") as (_, two):
-        pools = "".join(
-            f'[[pools]]\nname = "{name}"\nengine = "{engine}"\nmodel = "{MODEL}"\nreplicas = ["{url}"]\n{more}'
-            for name, engine, url, more in (
-                ("p", "vllm", one[0], ""),
-                ("q", "sglang", two[0], "pinned_only = true\n"),
-            )
-        )
-        shadow = '[[shadows]]\nname = "s"\nto = "q"\nshare = 1.0\ncompare = "text"\n'
-        path.write_text(f"[server]\nport = 0\nadmin_port = 0\nworkers = 2\n{pools}{shadow}")
-        with prefixgate("serve", "--config", str(path)) as (_, listening):
-            yield listening
+def urls() -> Iterator[list[str]]:
+    with in_thread(gateway()) as run:
+        yield [run.url, run.admin_url]
 
 
 def ask(urls: list[str], text: str) -> None:
@@ -41,7 +47,7 @@ def ask(urls: list[str], text: str) -> None:
     assert answer.headers["x-prefixgate-pool"] == "p"
 
 
-def test_what_came_of_copies(urls: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_what_came_of_copies(urls: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     def told() -> dict[str, object]:
         assert run(["shadow", "--url", urls[1], "--json"]) == 0
         [one] = json.loads(capsys.readouterr().out)

@@ -117,6 +117,8 @@ class Probing:
             _log.warning("experiment %s: the probe of %s is not judged: %s", trial.name, arm, error)
             return
         counts = discordant(pairs)
+        if counts.only_left <= counts.only_right:
+            return  # surely not worse
         judged = await _judged(counts, rails.probe_max_drop, alpha)
         if judged is None or judged.verdict != "worse":
             return
