@@ -177,8 +177,12 @@ def _check_arm(where: str, name: str, arm: ArmConfig, pools: Sequence[PoolConfig
         one_of(f"{where}: arm", name, known)
     heavy = math.isfinite(arm.weight) and arm.weight >= 0
     require(heavy, f"{where}: the weight of `{name}` must not be negative")
+    kept_apart = {pool.name for pool in pools if pool.pinned_only}
     for pool in arm.pools:
         one_of(f"{where}: arm `{name}`: pool", pool, known)
+        require(
+            pool not in kept_apart, f"{where}: arm `{name}`: the pool `{pool}` is pinned_only, so nobody gets there"
+        )
     if arm.policy is not None:
         one_of(f"{where}: arm `{name}`: policy", arm.policy, list(POLICIES))
     chunk = arm.chunk_tokens is None or arm.chunk_tokens > 0

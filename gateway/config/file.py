@@ -43,7 +43,8 @@ class Config(Section, frozen=True):
     def notices(self) -> list[str]:
         """What the file asks for that this version does not do yet, and what is less safe than it might be."""
         notices = server_notices(self.server) + tenant_notices(self.auth, self.tenants) + pool_notices(self.pools)
-        shadows = shadow_notices(self.shadows, keeps_streams=self.retry.continue_streams)
+        apart = [pool.name for pool in self.pools if pool.pinned_only]
+        shadows = shadow_notices(self.shadows, apart, keeps_streams=self.retry.continue_streams)
         return notices + experiment_notices(self.experiments) + shadows
 
 

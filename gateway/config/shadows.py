@@ -50,9 +50,13 @@ def check_shadows(shadows: Sequence[ShadowConfig], pools: Collection[str], tenan
             one_of(f"{where}: tenants", tenant, list(tenants))
 
 
-def shadow_notices(shadows: Sequence[ShadowConfig], *, keeps_streams: bool) -> list[str]:
-    """What an operator should know: sentences."""
+def shadow_notices(shadows: Sequence[ShadowConfig], pinned_only: Collection[str], *, keeps_streams: bool) -> list[str]:
+    """What an operator should know: sentences. `pinned_only` are the pools that get no clients' requests."""
     return [
+        f"shadow `{one.name}`: its pool `{one.to}` gets clients' requests too, unless it is pinned_only"
+        for one in shadows
+        if one.to not in pinned_only
+    ] + [
         f"shadow `{one.name}`: streams are not compared as text while [retry] continue_streams is false"
         for one in shadows
         if one.compare == "text" and not keeps_streams

@@ -134,7 +134,7 @@ class Router:
             self._last_ticket = answer.ticket
             if self._hold_ms and not request.tried and answer.policy in self._holding:
                 if self._is_full(self._fleet.by_slot[answer.chosen.slot], now) or self._others_wait(request):
-                    replicas = len(self._fleet.up[answer.model])
+                    replicas = len(self._fleet.up[answer.model]) or 1  # none is there for all, but one for this request
                     refusal = self._queue.newcomer(answer, request, replicas, now)
                     return Held(answer.ticket, answer.chosen) if refusal is None else _of(refusal, answer.exposure)
                 if self._queue:

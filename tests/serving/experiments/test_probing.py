@@ -124,10 +124,12 @@ async def test_who_asks_for_none_has_none(tmp_path: Path) -> None:
             {"guardrails": {"probe_every_s": 60}, "arms": {"x": {"policy": "ttft"}, "y": {"policy": "prefix"}}},
             "guardrails.probe_every_s needs arms that are pools or replicas",
         ),
+        ({"pinned_only": True}, "arm `b`: the pool `b` is pinned_only, so nobody gets there"),
     ],
 )
 def test_what_is_wrong_in_the_configuration(change: dict[str, Any], complaint: str) -> None:
     table = [{"name": name, "engine": "vllm", "replicas": [f"http://{name}"]} for name in "ab"]
+    table[1]["pinned_only"] = change.pop("pinned_only", False)
     with pytest.raises(ConfigError) as said:
         build({"pools": table, "experiments": [experiment() | change]})
     assert complaint in str(said.value)

@@ -175,7 +175,11 @@ GOOD = {"name": "s", "to": "q", "share": 0.1}
 def test_the_configuration() -> None:
     config = build({"pools": POOLS, "shadows": [GOOD | {"from": ["p"], "compare": "text", "max_inflight": 3}]})
     assert config.shadows == [ShadowConfig("s", "q", 0.1, "text", 3, ["p"])]
-    assert not any("shadow" in notice for notice in config.notices())
+    assert [notice for notice in config.notices() if "shadow" in notice] == [
+        "shadow `s`: its pool `q` gets clients' requests too, unless it is pinned_only"
+    ]
+    apart = build({"pools": [POOLS[0], POOLS[1] | {"pinned_only": True}], "shadows": [GOOD]})
+    assert not any("shadow" in notice for notice in apart.notices())
     noted = build({"pools": POOLS, "shadows": [GOOD | {"compare": "text"}], "retry": {"continue_streams": False}})
     assert any("shadow `s`: streams are not compared" in notice for notice in noted.notices())
 
