@@ -101,9 +101,10 @@ class HttpTarget:
         """The answer; one with an error where the target gives none."""
         began_at = time.monotonic()
         asked = Answered(self.target.name, question.id, self.asked(question))
-        body = request_body(question, self.model, self._manner, tokens=self._tokens)
+        tokens = self._tokens
+        body = request_body(question, self.model, self._manner, tokens=tokens)
         answer, error = await self._sent("POST", "/v1/chat/completions", body)
-        if answer is None and self._tokens and "logprobs" in error:
+        if answer is None and tokens and "logprobs" in error:
             self._tokens = False
             return await self.ask(question)
         seconds = time.monotonic() - began_at

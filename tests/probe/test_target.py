@@ -76,6 +76,20 @@ async def test_a_target_that_tells_no_tokens_is_asked_without() -> None:
         assert ["logprobs" in json.loads(one.body) for one in engine.requests] == [True, False, False]
 
 
+async def test_several_at_once_are_asked_again_without_tokens() -> None:
+    good = said()
+
+    async def answer(request: Any, writer: asyncio.StreamWriter) -> None:
+        told = "logprobs" not in json.loads(request.body)
+        await (good if told else whole(b'{"message": "no logprobs"}', 400))(request, writer)
+
+    questions = [Question(str(number), "?", Fraction(42)) for number in range(6)]
+    heard: list[Answered] = []
+    async with asked(answer) as (target, _):
+        await ask_all(target, questions, 3, heard.append)
+    assert [one.error for one in heard] == [""] * 6
+
+
 @pytest.mark.parametrize("first", [reset(), whole(b"busy", 503), whole(b"", 429)])
 async def test_a_moment_of_trouble_is_got_over(first: Answer) -> None:
     async with asked(in_turn(first, said())) as (target, engine):

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import sys
 import time
+from math import inf
 from typing import Final
 
 import msgspec
@@ -78,7 +79,7 @@ class Probing:
             and (rails := one.definition.guardrails) is not None
             and rails.probe_every_s is not None
             and len(one.stopped_arms) + 1 < len(one.definition.arms)
-            and now - self._ended_at.get(_key(one), 0.0) >= rails.probe_every_s
+            and now - self._ended_at.get(_key(one), -inf) >= rails.probe_every_s
         ]
 
     async def probe(self, trial: Trial) -> None:

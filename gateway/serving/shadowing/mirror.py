@@ -51,7 +51,7 @@ class Mirror:
     """`own` is the client's request, `copy` the second one."""
 
     def __init__(self, copied: Copied, offered_at: float, settle: "Callable[[Mirror], None]") -> None:
-        """`settle` is called once, when both are over or the copy is not to be."""
+        """`settle` is called once, when both are over."""
         self.copied: Copied | None = copied
         """None once it was sent: it is long."""
         self.offered_at = offered_at

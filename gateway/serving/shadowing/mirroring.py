@@ -80,7 +80,7 @@ class Mirroring:
             line.tally.count(placed)
             return
         if mirror.copy_said is not None and not _is_greedy(copied.body):
-            mirror.copy_said = None  # two samples differ by chance
+            mirror.copy_said = mirror.own_said = None  # two samples differ by chance
         line.tally.count(Fate.MIRRORED)
 
         def observe(fact: Fact) -> None:
