@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo matrix test test-slow coverage lint test-vllm test-deploy monitoring bench bench-peers bench-workers bench-index bench-route bench-sharing bench-streams bench-soak bench-overload bench-experiment-cost experiment live-vs-simulated chaos clean
+.PHONY: help demo matrix test test-slow coverage lint test-vllm test-deploy monitoring bench bench-peers bench-workers bench-index bench-route bench-sharing bench-streams bench-soak bench-overload bench-checkpoint bench-experiment-cost experiment live-vs-simulated chaos clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -94,6 +94,9 @@ bench-soak: $(VENV)/dev.stamp  ## five minutes of every kind of traffic: does me
 
 bench-overload: $(VENV)/dev.stamp  ## ten times what the engines can serve, for a minute: goodput, waits, shares (BENCH_ARGS='--seconds 15')
 	@$(BIN)/python tests/bench/bench_overload.py $(BENCH_ARGS)
+
+bench-checkpoint: $(VENV)/dev.stamp  ## a checkpoint of 2 GB made W4A8, laid out, verified and reversed: time and peak memory (BENCH_ARGS='--gb 8')
+	@$(BIN)/python tests/bench/bench_checkpoint.py $(BENCH_ARGS)
 
 PEERS := sglang-router vllm-router smg
 bench-peers: $(VENV)/dev.stamp $(PEERS:%=.venv-peers/%/installed)  ## the same, beside other routers (first run installs them into .venv-peers)
