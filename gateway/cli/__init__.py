@@ -18,14 +18,31 @@ from gateway.cli import (
     explain,
     key,
     monitoring,
+    probe,
     serve,
+    shadow,
     simulate,
     top,
 )
 from gateway.cli.usage import UsageError
 from gateway.config import ConfigError
 
-COMMANDS = (serve, check, explain, simulate, bench, experiment, engine, checkpoint, key, monitoring, top, demo)
+COMMANDS = (
+    serve,
+    check,
+    explain,
+    simulate,
+    bench,
+    experiment,
+    probe,
+    shadow,
+    engine,
+    checkpoint,
+    key,
+    monitoring,
+    top,
+    demo,
+)
 
 
 def run(arguments: Sequence[str]) -> int:

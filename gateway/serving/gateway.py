@@ -32,6 +32,7 @@ from gateway.serving.membership.plan import Plan, first_plan
 from gateway.serving.placing import Placer
 from gateway.serving.recourse import Recourse
 from gateway.serving.request_log import RequestLog
+from gateway.serving.shadowing.shadows import Shadows
 from gateway.serving.sharing.channel import Channel
 from gateway.serving.sharing.sharer import Sharer
 from gateway.serving.tls import EngineTls
@@ -93,6 +94,8 @@ class Gateway:
         )
         self.experiments = Experiments(self.router, self.clock, store)
         self.experiments.follow(plan.trials, config.pools, plan.members)
+        self.shadows = Shadows(self.clock, Random(seed))
+        self.shadows.configure(config.shadows)
         self.placer = Placer(self.router, self.clock)
         self.recourse = Recourse(config.retry, routing.max_attempts, Random(seed))
         self.tls = EngineTls(config.pools)
@@ -146,6 +149,7 @@ class Gateway:
         self.models = {pool.name: pool.model for pool in config.pools}
         self._encodings = {pool.name: pool.encoding for pool in config.pools}
         self.hot = self.hot if self.hot is not None and self.hot.is_of(config) else hot_families(config)
+        self.shadows.configure(config.shadows)
         self.feeds.configure(config)
         if self.journal is not None:
             self.journal.configure(config.pools)
