@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo matrix test test-slow coverage lint test-vllm test-deploy monitoring bench bench-peers bench-workers bench-index bench-route bench-sharing bench-streams bench-soak bench-overload bench-checkpoint bench-experiments bench-experiment-cost experiment live-vs-simulated chaos clean
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*[#][#] .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -31,6 +31,12 @@ experiment: $(VENV)/runtime.stamp  ## A/B experiments on simulated engines whose
 
 matrix: $(VENV)/runtime.stamp  ## every routing policy on every simulated workload (TRACE=FILE: that trace first; ARGS='--json …')
 	@$(BIN)/prefixgate simulate --matrix $(if $(TRACE),--trace '$(TRACE)') $(ARGS)
+
+ladder: $(VENV)/runtime.stamp  ## prefill ladder of simulated engines beside the published table (W4A8_TP4=URL adds that row, ARGS='--plot FILE.png')
+	@$(BIN)/prefixgate bench ladder --simulated --target 'W4A8 vllm TP4=$(W4A8_TP4)' $(ARGS)
+
+sweep: $(VENV)/runtime.stamp  ## chunk sizes of a simulated SGLang replica: TTFT against room for KV (ARGS='--chunks 8192,16384')
+	@$(BIN)/prefixgate bench sweep --simulated $(ARGS)
 
 lint: $(VENV)/dev.stamp  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
