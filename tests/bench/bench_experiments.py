@@ -57,7 +57,7 @@ FOUND_IN = {
 }
 TIED_IN = {
     "requests of alike prompts": Traffic(24_000, size=0, prompt_spread=0.1, noise=0.2),
-    "sessions of alike prompts": Traffic(30_000, size=1, size_spread=0.5, prompt_spread=0.1, noise=0.1),
+    "sessions of alike prompts": Traffic(40_000, size=1, size_spread=0.5, prompt_spread=0.1, noise=0.1),
 }
 
 
