@@ -85,7 +85,7 @@ def test_the_experiments_benchmark_prints_its_table() -> None:
     root = Path(__file__).parents[2]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=root, check=False)
     assert ended.returncode in (0, 1), ended.stderr
-    for figure in ("false verdict at any look", "interval holds the truth", "slower is found", "is a tie in the end"):
+    for figure in ("false change at any look", "interval holds the truth", "slower is found", "is a tie in the end"):
         assert figure in ended.stdout
 
 
