@@ -1,5 +1,7 @@
 """The dialect of vLLM (read from 0.25 to 0.33, with the metric names of older ones as fall-backs); pure."""
 
+from collections.abc import Sequence
+
 from engines.advice import advise_on_prefill
 from engines.bodies import (
     Json,
@@ -15,6 +17,7 @@ from engines.bodies import (
 from engines.cache_events import EventBatch, EventSource
 from engines.dialect import Continued, Pages, TokeniseFields
 from engines.error_bodies import read_engine_error
+from engines.flags import flag_value
 from engines.kv_events import read_event_batch
 from engines.metrics_page import Sample, peak, read_samples, total
 from engines.reports import (
@@ -170,6 +173,21 @@ class VllmDialect:
             "--long-prefill-token-threshold": settings.long_prefill_threshold,
         }
         return tuple(word for flag, value in flags.items() if value is not None for word in (flag, str(value)))
+
+    def read_command(self, command: Sequence[str]) -> PrefillSettings:
+        """Outside of dev mode no page says the chunk."""
+        return PrefillSettings(
+            chunk_tokens=read_digits(flag_value(command, "--max-num-batched-tokens")),
+            long_prefill_threshold=read_digits(flag_value(command, "--long-prefill-token-threshold")),
+        )
+
+    def prefill_call(self, settings: PrefillSettings) -> EngineCall | None:  # noqa: ARG002 - the interface
+        """None: vLLM fixes its step's budget at start."""
+        return None
+
+    def took_prefill(self, status: int, body: bytes) -> bool:  # noqa: ARG002 - the interface
+        """False: there is no such call."""
+        return False
 
     def measuring_flags(self) -> tuple[str, ...]:
         """Cached tokens in usage, queue and prefill times in the last frame, and KV events."""

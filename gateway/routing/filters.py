@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from gateway.routing.decision import Rejection, RejectionReason, RouteRequest
 from gateway.routing.fleet import Fleet
-from gateway.routing.replica import Replica
+from gateway.routing.replica import Replica, ReplicaState
 from gateway.routing.scope import Scope
 
 RETRY_AFTER_S: Final = 2.0
@@ -50,7 +50,7 @@ def usable(fleet: Fleet, stored: Mapping[str, str], request: RouteRequest, now: 
     if not replicas:
         pin = request.pinned_replica or request.pinned_pool
         return Rejection(RejectionReason.UNKNOWN_PIN, f"no pool or replica `{pin}` serves the model `{model}`")
-    up = [r for r in replicas if r.takes_requests and holder in (None, r.spec.name)]
+    up = [r for r in replicas if _takes(r, request) and holder in (None, r.spec.name)]
     if not up:
         message = f"no replica of the model `{model}` is usable now: {_ailments(replicas)}"
         return Rejection(RejectionReason.NO_REPLICA, message, RETRY_AFTER_S)
@@ -77,6 +77,13 @@ def visible(served: Mapping[str, list[Replica]], scope: Scope) -> dict[str, list
 
 def _reached(replicas: Sequence[Replica], scope: Scope) -> list[Replica]:
     return [replica for replica in replicas if scope.reaches(replica.pool.spec.name)]
+
+
+def _takes(replica: Replica, request: RouteRequest) -> bool:
+    """Our own requests also reach one that drains, by its name: it is warmed before it takes others' again."""
+    if not request.counted and request.pinned_replica == replica.spec.name:
+        return replica.state is ReplicaState.UP
+    return replica.takes_requests
 
 
 def _is_plain(request: RouteRequest) -> bool:
