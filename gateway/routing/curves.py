@@ -171,8 +171,10 @@ def blended(own: PrefillCurve, of_pool: PrefillCurve) -> PrefillCurve:
 def rechunked(curve: PrefillCurve, ran: int, runs: int) -> PrefillCurve:
     """What a curve that was learned with a chunk of `ran` tokens should be with one of `runs`: a prior, until measured.
 
-    Each chunk reads the context before it again, so the price of a token falls with the number of chunks it saves.
+    Each chunk reads the context before it again, so a token costs less the fewer chunks there are. With a smaller chunk
+    the prior is the curve as it is: by a gloomy one the replica would get no traffic, and never be measured.
     """
+    runs = max(ran, runs)
     gain = DOUBLED_GAIN * (1 / ran - 1 / runs) / (1 / REFERENCE_CHUNK - 1 / (2 * REFERENCE_CHUNK))
     saved = gain * curve.predict_ms(LONG_TOKENS) / LONG_TOKENS
     other = PrefillCurve()

@@ -14,6 +14,7 @@ from gateway.routing.merging import Share, merged
 from gateway.routing.snapshot import Snapshot
 from gateway.serving.events.intake import FeedStatus
 from gateway.serving.gateway import Gateway
+from gateway.serving.prefill.story import ChangeView
 from gateway.serving.process_figures import (
     CPU_SECONDS,
     MEMORY_BYTES,
@@ -63,6 +64,8 @@ class Report(msgspec.Struct, frozen=True):
     workers: tuple[WorkerView, ...]
     sharing: SharingStatus = SharingStatus()
     tenants: tuple[TenantView, ...] = ()
+    changes: tuple[ChangeView, ...] = ()
+    """Of prefill settings, as the processes that made them tell them."""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -118,6 +121,7 @@ def own_report(gateway: Gateway) -> Report:
         workers=(worker,),
         sharing=SharingStatus() if gateway.sharer is None else gateway.sharer.status,
         tenants=() if gateway.tenancy is None else tenant_views(gateway.tenancy),
+        changes=gateway.changes(),
     )
 
 
@@ -142,6 +146,7 @@ def merged_reports(reports: Sequence[Report]) -> Report:
         workers=tuple(sorted((row for one in reports for row in one.workers), key=lambda row: row.number)),
         sharing=merged_status([one.sharing for one in reports]),
         tenants=merged_tenants([one.tenants for one in reports]),
+        changes=tuple(sorted((view for one in reports for view in one.changes), key=lambda view: view.started_at)),
     )
 
 

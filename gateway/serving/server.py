@@ -25,6 +25,10 @@ from gateway.serving.membership.membership import Membership
 from gateway.serving.membership.plan import Command, Plan, first_plan
 from gateway.serving.membership.reload import Reloading
 from gateway.serving.polling import Poller
+from gateway.serving.prefill.auto import Auto
+from gateway.serving.prefill.changes import Changes
+from gateway.serving.prefill.launching import Launching, commands_of
+from gateway.serving.prefill.tools import Tools
 from gateway.serving.sharing.channel import Channel
 from gateway.serving.sharing.configured import configured_channel
 from gateway.serving.tls import server_context
@@ -132,6 +136,7 @@ async def running(
     channel: Channel | None = None,
     plan: Plan | None = None,
     source: ConfigSource | None = None,
+    launching: Launching | None = None,
 ) -> AsyncIterator[RunningGateway]:
     """Start a gateway on the configured ports (0: any free one); it ends with the block.
 
@@ -154,17 +159,23 @@ async def running(
             FrameworkPort(gateway, framework(gateway, admin.routes), guard),
         ]
     servers = [_server(port, tls) for port in ports]
+    if launching is not None:
+        gateway.command_of = commands_of(launching)
     poller = Poller(gateway)
     membership = Membership(gateway, poller, plan, ports)
     reloading = Reloading(gateway, membership, source)
     warmer = Warmer(gateway)
+    changes = Changes(Tools(gateway, membership, poller, warmer, launching))
+    auto = Auto(gateway, changes)
     for server, port in zip(servers, ports, strict=True):
         server.shares_port = config.server.reuse_port
         port.app.state.membership, port.app.state.reloading, port.app.state.warmer = membership, reloading, warmer
+        port.app.state.changes = changes
     discovery = Discovery(gateway, membership)
     await poller.start()
     await gateway.share_over(channel)
     discovery.configure(config)
+    auto.start()
     tasks = [
         asyncio.create_task(server.serve(sockets=[listener])) for server, listener in zip(servers, sockets, strict=True)
     ]
@@ -178,6 +189,8 @@ async def running(
         run.stop()
         await asyncio.gather(*tasks)
         await discovery.close()
+        await auto.close()
+        await changes.close()
         await warmer.close()
         await membership.close()
         await poller.stop()

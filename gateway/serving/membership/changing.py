@@ -8,7 +8,8 @@ from engines.reports import PrefillSettings
 class UnderWay(msgspec.Struct, frozen=True):
     """The one change that runs, in the process with the number `worker`. `taken` is the replica that it works on.
 
-    `before` is the wish that it replaced; `drained_before`: whether the taken replica took no requests anyway.
+    `before` is the wish that it replaced; `drained_before`: whether the taken replica took no requests anyway;
+    `cancelled`: it is to stop where it can.
     """
 
     id: str
@@ -18,6 +19,7 @@ class UnderWay(msgspec.Struct, frozen=True):
     before: PrefillSettings
     taken: str | None = None
     drained_before: bool = False
+    cancelled: bool = False
 
 
 class BeginChange(msgspec.Struct, frozen=True, tag=True):
@@ -42,6 +44,12 @@ class GiveBack(msgspec.Struct, frozen=True, tag=True):
     id: str
 
 
+class CancelChange(msgspec.Struct, frozen=True, tag=True):
+    """The change is to stop at the next step where a replica is not left half done."""
+
+    id: str
+
+
 class EndChange(msgspec.Struct, frozen=True, tag=True):
     """The change is over. Unless it is `kept`, the wish is again what it was before."""
 
@@ -49,4 +57,4 @@ class EndChange(msgspec.Struct, frozen=True, tag=True):
     kept: bool
 
 
-ChangeCommand = BeginChange | TakeReplica | GiveBack | EndChange
+ChangeCommand = BeginChange | TakeReplica | GiveBack | CancelChange | EndChange

@@ -13,7 +13,15 @@ from engines.reports import PrefillSettings
 from gateway.config import Config, ConfigError, changes
 from gateway.config.pools import NAME, PoolConfig, check_url
 from gateway.routing.replica import PoolSpec, ReplicaSpec
-from gateway.serving.membership.changing import BeginChange, EndChange, GiveBack, TakeReplica, UnderWay
+from gateway.serving.membership.changing import (
+    BeginChange,
+    CancelChange,
+    ChangeCommand,
+    EndChange,
+    GiveBack,
+    TakeReplica,
+    UnderWay,
+)
 
 FILE, API, DISCOVERY = "file", "api", "discovery"
 
@@ -62,7 +70,7 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
     config: Config
 
 
-Command = Add | Drain | Resume | Remove | Configure | BeginChange | TakeReplica | GiveBack | EndChange
+Command = Add | Drain | Resume | Remove | Configure | ChangeCommand
 
 
 class PlanError(Exception):
@@ -122,6 +130,9 @@ def after(plan: Plan, command: Command) -> Plan:
             return _taken(plan, command)
         case GiveBack():
             return _given_back(plan, _running(plan, command.id))
+        case CancelChange():
+            change = msgspec.structs.replace(_running(plan, command.id), cancelled=True)
+            return msgspec.structs.replace(plan, change=change)
         case EndChange():
             return _ended(plan, command)
 

@@ -18,7 +18,8 @@ from gateway.serving.access import cache_secret
 from gateway.serving.admin_guard import configured_guard
 from gateway.serving.announcement import listening_line
 from gateway.serving.journal import open_journal
-from gateway.serving.membership.plan import PlanError, after, first_plan
+from gateway.serving.membership.changing import EndChange
+from gateway.serving.membership.plan import Command, PlanError, after, first_plan
 from gateway.serving.sharing.hub import Hub
 from gateway.serving.tls import server_context
 from gateway.serving.workers.assignments import config_of, with_drawn_salts
@@ -143,6 +144,7 @@ class Supervisor:
             if self._stopping.is_set():
                 return
             self._switchboard.left(worker.number)
+            self._end_change_of(worker.number)
             await self._missed(worker, f"(pid {process.pid}) {_ending(status)}")
 
     async def _begin(self, worker: _Worker) -> tuple[Process, Line]:
@@ -172,8 +174,10 @@ class Supervisor:
             _close(ends)
         config = config_of(self._plan.config, worker.number)
         ports, sharing = tuple(numbers[len(ends) :]), numbers[1] if len(ends) > 1 else None
-        members, source = self._plan.members, self._source
-        line.send(Assignment(worker.number, config, self._started_at, ports, sharing, members, source))
+        plan, source = self._plan, self._source
+        line.send(
+            Assignment(worker.number, config, self._started_at, ports, sharing, plan.members, plan.change, source)
+        )
         worker.line = line
         self._switchboard.begun(worker.number, worker.process.pid)
         return worker.process, line
@@ -206,10 +210,22 @@ class Supervisor:
         except PlanError as error:
             line.send(Settled(proposal.number, str(error)))
             return
+        self._tell(proposal.command)
+        line.send(Settled(proposal.number, None))
+
+    def _end_change_of(self, number: int) -> None:
+        """A worker that has ended does nothing more to a replica that it took: others would wait for it for ever."""
+        change = self._plan.change
+        if change is not None and change.worker == number:
+            _log.error("the change %s ends with worker %d, which made it", change.id, number)
+            command = EndChange(change.id, kept=False)
+            self._plan = after(self._plan, command)
+            self._tell(command)
+
+    def _tell(self, command: Command) -> None:
         for worker in self._workers:
             if worker.line is not None:
-                worker.line.send(Follow(proposal.command))
-        line.send(Settled(proposal.number, None))
+                worker.line.send(Follow(command))
 
     def _reread(self) -> None:
         """One of the workers reads the file, and has the others told what it says."""

@@ -45,7 +45,7 @@ async def _serve(assignment: Assignment, line: Line) -> None:
     siblings = Siblings(line, assignment.number, assignment.started_at)
     sockets = [socket.socket(fileno=number) for number in assignment.listeners]
     channel = None if assignment.sharing is None else EmbeddedChannel(socket.socket(fileno=assignment.sharing))
-    config, plan = assignment.config, Plan(assignment.config, assignment.members)
+    config, plan = assignment.config, Plan(assignment.config, assignment.members, assignment.change)
     async with running(
         config, sockets=sockets, siblings=siblings, channel=channel, plan=plan, source=assignment.source
     ) as run:
