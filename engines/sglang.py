@@ -26,6 +26,9 @@ from engines.dialect import Continued, Pages, TokeniseFields
 from engines.error_bodies import read_engine_error
 from engines.flags import flag_given, flag_value
 from engines.kv_events import read_event_batch
+from engines.launch.command import LaunchCommand, flag_words, written
+from engines.launch.events_config import events_config
+from engines.launch.launcher import EVENT_PORTS, EventPorts, LaunchSpec
 from engines.metrics_page import Sample, peak, read_samples, total
 from engines.reports import (
     EngineCall,
@@ -42,7 +45,6 @@ _METRICS = "/metrics"  # only with --enable-metrics
 _SERVER_INFO = "/server_info"
 _OLD_SERVER_INFO = "/get_server_info"
 _MOST_RANKS = 1024
-_EVENTS_CONFIG = '{"publisher":"zmq","endpoint":"tcp://*:5557","replay_endpoint":"tcp://*:5558"}'
 _ENDPOINT = re.compile(r"tcp://(.+):([0-9]{1,5})")
 
 _PROMPT = "sglang:prompt_tokens_total"
@@ -164,12 +166,13 @@ class SglangDialect:
 
     def launch_flags(self, settings: PrefillSettings) -> tuple[str, ...]:
         """Flags for the chunk, the prefill batch and mixed chunks; SGLang has no long-prefill threshold."""
-        flags = {
-            "--chunked-prefill-size": settings.chunk_tokens,
-            "--max-prefill-tokens": settings.max_prefill_tokens,
-        }
-        words = [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
-        return (*words, "--enable-mixed-chunk") if settings.mixed_chunk else tuple(words)
+        return flag_words(
+            {
+                "--chunked-prefill-size": settings.chunk_tokens,
+                "--max-prefill-tokens": settings.max_prefill_tokens,
+                "--enable-mixed-chunk": settings.mixed_chunk,
+            }
+        )
 
     def read_command(self, command: Sequence[str]) -> PrefillSettings:
         """As the flags spell it; `/server_info` says the same and more."""
@@ -197,9 +200,32 @@ class SglangDialect:
         said = read_json(body)
         return status == 200 and isinstance(said, list) and bool(said) and all(one is True for one in said)
 
-    def measuring_flags(self) -> tuple[str, ...]:
+    def measuring_flags(self, event_ports: EventPorts | None = EVENT_PORTS, topic: str = "") -> tuple[str, ...]:
         """Cached tokens in usage, `/metrics` and KV events: all are off by default."""
-        return ("--enable-cache-report", "--enable-metrics", "--kv-events-config", _EVENTS_CONFIG)
+        return flag_words(
+            {
+                "--enable-cache-report": True,
+                "--enable-metrics": True,
+                "--kv-events-config": events_config(event_ports, topic),
+            }
+        )
+
+    def launch_command(self, spec: LaunchSpec) -> LaunchCommand:
+        """`python -m sglang.launch_server --model-path MODEL …`; `/health` is made cheap, by default it generates."""
+        flags = {
+            "--served-model-name": spec.served_name,
+            "--host": spec.host,
+            "--port": spec.port,
+            "--tp-size": spec.tensor_parallel,
+            "--disable-custom-all-reduce": spec.confidential,
+        }
+        words = (
+            *flag_words(flags),
+            *self.launch_flags(spec.prefill),
+            *self.measuring_flags(spec.event_ports, spec.event_topic),
+        )
+        program, model = ("python", "-m", "sglang.launch_server"), ("--model-path", spec.model)
+        return written(spec, program, model, words, {"SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0"})
 
     def warnings(self, description: EngineDescription, wished: PrefillSettings) -> tuple[str, ...]:
         """One sentence for each flag that is missing or differs from the wish."""

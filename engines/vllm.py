@@ -19,6 +19,9 @@ from engines.dialect import Continued, Pages, TokeniseFields
 from engines.error_bodies import read_engine_error
 from engines.flags import flag_value
 from engines.kv_events import read_event_batch
+from engines.launch.command import LaunchCommand, flag_words, written
+from engines.launch.events_config import events_config
+from engines.launch.launcher import EVENT_PORTS, EventPorts, LaunchSpec
 from engines.metrics_page import Sample, peak, read_samples, total
 from engines.reports import (
     EngineCall,
@@ -34,9 +37,6 @@ _VERSION = "/version"
 _SERVER_INFO = "/server_info?config_format=json"  # only with VLLM_SERVER_DEV_MODE=1
 _EVENT_SOURCES = "/kv_event_sources"  # not in 0.25
 _MOST_RANKS = 1024
-_EVENTS_CONFIG = (
-    '{"enable_kv_cache_events":true,"publisher":"zmq","endpoint":"tcp://*:5557","replay_endpoint":"tcp://*:5558"}'
-)
 
 _RUNNING = "vllm:num_requests_running"
 _WAITING = "vllm:num_requests_waiting"
@@ -168,11 +168,12 @@ class VllmDialect:
 
     def launch_flags(self, settings: PrefillSettings) -> tuple[str, ...]:
         """Flags for the chunk and the long-prefill threshold; the other settings do not exist in vLLM."""
-        flags = {
-            "--max-num-batched-tokens": settings.chunk_tokens,
-            "--long-prefill-token-threshold": settings.long_prefill_threshold,
-        }
-        return tuple(word for flag, value in flags.items() if value is not None for word in (flag, str(value)))
+        return flag_words(
+            {
+                "--max-num-batched-tokens": settings.chunk_tokens,
+                "--long-prefill-token-threshold": settings.long_prefill_threshold,
+            }
+        )
 
     def read_command(self, command: Sequence[str]) -> PrefillSettings:
         """Outside of dev mode no page says the chunk."""
@@ -189,11 +190,31 @@ class VllmDialect:
         """False: there is no such call."""
         return False
 
-    def measuring_flags(self) -> tuple[str, ...]:
+    def measuring_flags(self, event_ports: EventPorts | None = EVENT_PORTS, topic: str = "") -> tuple[str, ...]:
         """Cached tokens in usage, queue and prefill times in the last frame, and KV events."""
-        return (
-            "--enable-prompt-tokens-details", "--enable-per-request-metrics", "--kv-events-config", _EVENTS_CONFIG,
-        )  # fmt: skip
+        return flag_words(
+            {
+                "--enable-prompt-tokens-details": True,
+                "--enable-per-request-metrics": True,
+                "--kv-events-config": events_config(event_ports, topic, enable_kv_cache_events=True),
+            }
+        )
+
+    def launch_command(self, spec: LaunchSpec) -> LaunchCommand:
+        """`vllm serve MODEL …`. Dev mode stays off: its calls, which need no key, would let anyone stop the engine."""
+        flags = {
+            "--served-model-name": spec.served_name,
+            "--host": spec.host,
+            "--port": spec.port,
+            "--tensor-parallel-size": spec.tensor_parallel,
+            "--disable-custom-all-reduce": spec.confidential,
+        }
+        words = (
+            *flag_words(flags),
+            *self.launch_flags(spec.prefill),
+            *self.measuring_flags(spec.event_ports, spec.event_topic),
+        )
+        return written(spec, ("vllm", "serve"), (spec.model,), words, {})
 
     def warnings(self, description: EngineDescription, wished: PrefillSettings) -> tuple[str, ...]:
         """One sentence for each flag that is missing or differs from the wish."""

@@ -5,7 +5,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 
 import uvicorn
 import zmq
@@ -89,6 +89,9 @@ async def _serve_until_signal(settings: SimulatorSettings, announce: Callable[[s
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), settings.start_s)
+        return  # told to end while it loads
     async with serving(settings) as url:
         if announce is not None:
             announce(url)

@@ -35,6 +35,10 @@ class SimulatorSettings:
     chunk_tokens: int = 8192
     mixed_chunk: bool = False
     """SGLang's option; vLLM always mixes."""
+    long_prefill_threshold: int | None = None
+    """vLLM's option: reported, not modelled."""
+    max_prefill_tokens: int = 16_384
+    """SGLang's option: reported, not modelled."""
     max_running: int = 256
     max_queued: int | None = None
     context_tokens: int = 131_072
@@ -60,6 +64,8 @@ class SimulatorSettings:
     version: str | None = None
     seed: str = ""
     """Engines with different seeds give different answers, as different checkpoints do."""
+    start_s: float = 0.0
+    """How long it loads before it listens."""
 
     def __post_init__(self) -> None:
         if self.profile is not None and self.profile not in PROFILES:
@@ -68,6 +74,8 @@ class SimulatorSettings:
             raise ValueError(f"the profile {self.profile!r} is not one of {self.dialect}")
         if self.speed <= 0:
             raise ValueError("speed must be above 0")
+        if self.start_s < 0:
+            raise ValueError("start_s must not be negative")
         if self.dialect == "sglang" and self.chunk_tokens % self.block_tokens:
             raise ValueError("SGLang wants chunk_tokens to be a multiple of block_tokens")
         if min(self.block_tokens, self.chunk_tokens, self.max_running, self.default_output_tokens) < 1:

@@ -2,16 +2,20 @@
 
 import argparse
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import msgspec
 from rich.console import Console
 
+from engines.advice import PREFILL_WORDS
+from engines.launch.launcher import LaunchError
 from gateway.cli.usage import Commands, add_fleet_options, command, config_of
-from gateway.config import Config
+from gateway.config import Config, PoolConfig
 from gateway.routing.snapshot import ReplicaView, Snapshot
 from gateway.serving.journal import open_journal
+from gateway.serving.launching import missing_flags
 from gateway.serving.polling import looked_once
 
 
@@ -65,7 +69,23 @@ async def _probe(config: Config) -> tuple[Snapshot, dict[str, list[str]]]:
     for replica, sentences in (await _learned(config)).items():
         seen = warnings.setdefault(replica, [])
         seen += [sentence for sentence in sentences if sentence not in seen]
+    for pool in config.pools:
+        await _compare_processes(pool, warnings)
     return snapshot, warnings
+
+
+async def _compare_processes(pool: PoolConfig, warnings: dict[str, list[str]]) -> None:
+    """What the processes of a launched pool lack, as far as nothing else has told it."""
+    try:
+        missing = await missing_flags(pool)
+    except LaunchError as error:
+        missing = {}
+        for one in pool.spec().replicas:
+            warnings.setdefault(one.name, []).append(str(error))
+    for replica, flags in missing.items():
+        said = warnings.setdefault(replica, [])
+        untold = [flag for flag in flags if not any(flag in sentence for sentence in said)]
+        said += [f"it was not started with {flag}, as the file has it: restart it" for flag in untold]
 
 
 async def _learned(config: Config) -> dict[str, list[str]]:
@@ -99,14 +119,13 @@ def _print(config: Config, findings: list[Finding], usable: bool) -> None:
 def _reported(replica: ReplicaView) -> str:
     """What the engine says of itself, on one line."""
     report, description = replica.report, replica.description
-    runs, wished = replica.prefill_actual.chunk_tokens, replica.prefill_desired.chunk_tokens
     return ", ".join(
         (
             f"version {description.version or '?'}",
             f"models {' '.join(replica.models) or '?'}",
             f"{_shown(report.kv_capacity_tokens or description.kv_capacity_tokens)} tokens of KV cache",
             f"block {_shown(report.block_tokens or description.block_tokens)}",
-            f"chunk {_shown(runs)} (wished {_shown(wished)})",
+            *_prefill(replica),
             f"{_shown(report.running_requests)} running",
             f"{_shown(report.waiting_requests)} waiting",
             f"counted in {replica.cache.counted_in}",
@@ -114,5 +133,15 @@ def _reported(replica: ReplicaView) -> str:
     )
 
 
-def _shown(value: int | None) -> str:
+def _prefill(replica: ReplicaView) -> Iterator[str]:
+    """Each prefill setting as it is and as it is wished; the chunk always, others where one of the two is known."""
+    for field, word in PREFILL_WORDS.items():
+        runs, wished = getattr(replica.prefill_actual, field), getattr(replica.prefill_desired, field)
+        if field == "chunk_tokens" or wished is not None or runs:
+            yield f"{word} {_shown(runs)}" + ("" if wished == runs else f" (wished {_shown(wished)})")
+
+
+def _shown(value: int | bool | None) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return "?" if value is None else f"{value:,}"

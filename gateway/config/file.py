@@ -7,6 +7,7 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 
 from gateway.config.health import HealthConfig, check_health
+from gateway.config.launch_specs import check_launches
 from gateway.config.log import LogConfig, check_log
 from gateway.config.pools import PoolConfig, check_pools, pool_notices
 from gateway.config.queue import QueueConfig, check_queue
@@ -110,6 +111,7 @@ def _check(config: Config) -> None:
     check_log(config.log)
     check_redis(config.state.redis_url)
     check_pools(config.pools)
+    check_launches(config.pools)
     check_tenants(config.auth, config.tenants, [pool.name for pool in config.pools])
     for experiment in config.experiments:
         check_experiment(experiment, [pool.name for pool in config.pools])

@@ -8,6 +8,7 @@ import msgspec
 
 from engines.registry import DIALECTS
 from gateway.config.discovery import DiscoveryConfig, check_discovery
+from gateway.config.launch import LaunchConfig, check_launch
 from gateway.config.prefill import PrefillConfig, check_prefill
 from gateway.config.section import Section, one_of, require
 from gateway.routing.replica import PoolSpec, ReplicaSpec
@@ -53,6 +54,7 @@ class PoolConfig(Section, frozen=True):
     tokens: str = "none"
     events: EventsConfig = EventsConfig()
     discovery: DiscoveryConfig | None = None
+    launch: LaunchConfig = LaunchConfig()
     warm_families: int = 0
     tls_ca: str | None = None
     tls_client_cert: str | None = None
@@ -96,6 +98,7 @@ def check_pools(pools: list[PoolConfig]) -> None:
         require(warm, f"{where}: warm_families must be between 0 (none) and {MOST_WARM_FAMILIES}")
         require(pool.gpus_per_replica >= 1, f"{where}: gpus_per_replica must be at least 1")
         check_prefill(where, pool.prefill)
+        check_launch(where, pool.launch, len(pool.replicas))
         _check_tokens(where, pool)
         _check_tls(where, pool)
         for url in pool.replicas:

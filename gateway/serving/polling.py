@@ -18,6 +18,7 @@ from gateway.serving.discovery.configured import discovered
 from gateway.serving.events.silence import Silence
 from gateway.serving.gateway import Backend, Gateway
 from gateway.serving.poll_clients import PollClients
+from gateway.serving.prefill.launching import ConfiguredLaunching, commands_of
 
 _log: Final = logging.getLogger("prefixgate")
 
@@ -109,12 +110,15 @@ async def looked_once(config: Config) -> AsyncIterator[Gateway]:
     Raises ConfigError where replicas cannot be discovered.
     """
     gateway = Gateway(config, plan=await discovered(config))
+    launching = ConfiguredLaunching(gateway)
+    gateway.command_of = commands_of(launching)
     poller = Poller(gateway)
     try:
         await poller.look()
         yield gateway
     finally:
         await poller.stop()
+        await launching.close()
         await gateway.close()
 
 

@@ -27,7 +27,7 @@ from gateway.serving.membership.reload import Reloading
 from gateway.serving.polling import Poller
 from gateway.serving.prefill.auto import Auto
 from gateway.serving.prefill.changes import Changes
-from gateway.serving.prefill.launching import Launching, commands_of
+from gateway.serving.prefill.launching import ConfiguredLaunching, Launching, commands_of
 from gateway.serving.prefill.tools import Tools
 from gateway.serving.sharing.channel import Channel
 from gateway.serving.sharing.configured import configured_channel
@@ -159,8 +159,8 @@ async def running(
             FrameworkPort(gateway, framework(gateway, admin.routes), guard),
         ]
     servers = [_server(port, tls) for port in ports]
-    if launching is not None:
-        gateway.command_of = commands_of(launching)
+    launching = launching or ConfiguredLaunching(gateway)
+    gateway.command_of = commands_of(launching)
     poller = Poller(gateway)
     membership = Membership(gateway, poller, plan, ports)
     reloading = Reloading(gateway, membership, source)
@@ -191,6 +191,7 @@ async def running(
         await discovery.close()
         await auto.close()
         await changes.close()
+        await launching.close()
         await warmer.close()
         await membership.close()
         await poller.stop()

@@ -92,7 +92,7 @@ class Changes:
             for one in replicas
             if one.pool == name and prefill_drift(one.prefill_actual, settings, kind.launch_flags)
         ]
-        launcher = None if self._tools.launching is None else self._tools.launching.launcher(name)
+        launcher = self._tools.launching.launcher(name)
         restarts = launcher is not None and launcher.can_restart
         if drifted and not restarts and kind.prefill_call(settings) is None:
             flags = " ".join(kind.launch_flags(settings))

@@ -50,7 +50,7 @@ class OneReplica:
     @property
     def can_restart(self) -> bool:
         """Whether somebody here can."""
-        return self._launcher is not None and self._launcher.can_restart and self._tools.launching is not None
+        return self._launcher is not None and self._launcher.can_restart
 
     # ── settings ─────────────────────────────────────────────────────────────────────────────────
 
@@ -79,11 +79,11 @@ class OneReplica:
         """Restart it with the settings, and wait until it is up and says that it has them. Raises RefusedError."""
         flags = " ".join(self._backend.dialect.launch_flags(settings)) or "the engine's own settings"
         self._say("restart", f"is restarted with {flags}", "restarting")
-        launcher, launching = self._launcher, self._tools.launching
-        if launcher is None or launching is None:
+        launcher = self._launcher
+        if launcher is None:
             raise RefusedError(f"nobody here can restart it: do so with {flags}")
         try:
-            await launcher.restart(launching.spec(self.name, settings))
+            await launcher.restart(self._tools.launching.spec(self.name, settings))
         except LaunchError as error:
             raise RefusedError(f"it cannot be restarted: {error}") from error
         self._tools.poller.restarting(self.name, "it is restarted with other prefill settings")

@@ -167,8 +167,7 @@ class RollingChange:
         self._story.end(state, reason)
 
     def _launcher(self) -> Launcher | None:
-        launching = self._tools.launching
-        return None if launching is None else launching.launcher(self._story.pool)
+        return self._tools.launching.launcher(self._story.pool)
 
 
 def _changed(now: PrefillSettings, wished: PrefillSettings) -> PrefillSettings:

@@ -11,10 +11,10 @@ from gateway.serving.warming.warmer import Warmer
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """`launching` None: no pool has a launcher."""
+    """`launching` knows the launchers of all pools."""
 
     gateway: Gateway
     membership: Membership
     poller: Poller
     warmer: Warmer
-    launching: Launching | None
+    launching: Launching
