@@ -23,7 +23,7 @@ def advise_on_prefill(
 ) -> tuple[str, ...]:
     """One sentence for each wish that differs from what the replica reports, or that its engine cannot fulfil."""
     sentences = []
-    for field, word in PREFILLPREFILL_WORDS.items():
+    for field, word in PREFILL_WORDS.items():
         wish, have = getattr(wished, field), getattr(actual, field)
         flags = render(_only(field, wish))
         if have is not None and wish is not None and wish != have:

@@ -1,0 +1,62 @@
+"""Before and after: what counts as worse, and what is too little to say."""
+
+from random import Random
+
+import pytest
+
+from gateway.prefill.verdict import ENOUGH, Window, compare
+from gateway.routing.curves import Prefill
+
+
+def predict_ms(tokens: float) -> float:
+    return 20.0 + 0.07 * tokens
+
+
+def traffic(slower: float, count: int, seed: int, spread: float = 0.05, longer: float = 1.0) -> tuple[Prefill, ...]:
+    """Prefills of all lengths that take `slower` times as predicted, long ones `longer` times as much."""
+    rng = Random(seed)
+    made = []
+    for _ in range(count):
+        tokens = rng.randint(100, 30_000)
+        factor = slower * (longer if tokens > 8192 else 1.0) * rng.lognormvariate(0.0, spread)
+        made.append(Prefill(tokens, predict_ms(tokens) * factor))
+    return tuple(made)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_twenty_per_cent_slower_is_worse_and_what_is_seven_faster_is_not(seed: int) -> None:
+    before = Window(traffic(1.0, 60, seed))
+    worse = compare("r", before, Window(traffic(1.2, 40, 100 + seed)), predict_ms, 8192, 0.1)
+    assert worse.worse.startswith("prefill takes longer than the 10% that are tolerated: +")
+    better = compare("r", before, Window(traffic(1.0, 60, 200 + seed, longer=0.93)), predict_ms, 8192, 0.1)
+    assert better.worse == ""
+    assert better.long is not None
+    assert better.long.low < -0.07 < better.long.high
+    assert better.long.share < -0.03
+
+
+def test_long_prompts_alone_can_be_worse() -> None:
+    before, after = traffic(1.0, 200, 1), traffic(1.0, 200, 2)
+    mixed = tuple(
+        Prefill(one.uncached_tokens, one.ms * (1.3 if one.uncached_tokens > 20_000 else 1.0)) for one in after
+    )
+    assert "of more than 20,000 tokens" in compare("r", Window(before), Window(mixed), predict_ms, 20_000, 0.12).worse
+
+
+def test_noise_is_no_reason() -> None:
+    """One stall, or measurements that are all over the place."""
+    before = Window(traffic(1.0, 40, 1))
+    stalled = (*traffic(1.0, 30, 2), Prefill(1000, 60_000.0))
+    assert compare("r", before, Window(stalled), predict_ms, 8192, 0.1).worse == ""
+    assert compare("r", before, Window(traffic(1.15, ENOUGH, 3, spread=0.8)), predict_ms, 8192, 0.1).worse == ""
+
+
+def test_too_little_traffic_says_nothing() -> None:
+    before = Window(traffic(1.0, 40, 1), 12.0, 600_000, 0.4, 0, 12_000.0)
+    after = Window(traffic(3.0, ENOUGH - 1, 2), 15.0, 534_464, 0.5, 0, None)
+    said = compare("r", before, after, predict_ms, 8192, 0.1)
+    assert (said.prefill, said.worse) == (None, "")
+    assert said.sentence == (
+        "too little traffic to compare prefill times; ITL 12.0 → 15.0 ms; KV cache 600,000 → 534,464 tokens; "
+        "room for 50 → 45 requests of the usual size"
+    )
