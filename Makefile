@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo matrix test test-slow coverage lint test-vllm bench bench-peers bench-workers bench-index bench-route bench-sharing bench-streams bench-soak bench-overload live-vs-simulated chaos clean
+.PHONY: help demo matrix test test-slow coverage lint test-vllm test-deploy monitoring bench bench-peers bench-workers bench-index bench-route bench-sharing bench-streams bench-soak bench-overload live-vs-simulated chaos clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -41,11 +41,11 @@ lint: $(VENV)/dev.stamp  ## ruff, mypy --strict, import-linter
 	@touch $@
 
 test: lint .redis/installed  ## lint, then the test suite, on all cores
-	$(BIN)/python -m pytest --numprocesses=auto -m 'not real_vllm and not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto -m 'not real_vllm and not slow and not deploy' $(PYTEST_ARGS)
 
 coverage: $(VENV)/dev.stamp .redis/installed  ## the same suite with coverage, which takes half as long again; fails below 90 %
 	$(BIN)/coverage erase
-	$(BIN)/python -m pytest --numprocesses=auto --cov --cov-report=term -m 'not real_vllm and not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --cov --cov-report=term -m 'not real_vllm and not slow and not deploy' $(PYTEST_ARGS)
 
 test-slow: $(VENV)/dev.stamp .redis/installed  ## what `test` leaves out: benchmarks, and whole programs that run for long
 	$(BIN)/python -m pytest --numprocesses=auto -m slow $(PYTEST_ARGS)
@@ -54,6 +54,16 @@ VLLM_ENV ?= .venv-vllm
 test-vllm: $(VENV)/dev.stamp  ## two real vLLM CPU servers behind the gateway (first run installs about 3.5 GB into .venv-vllm)
 	tests/vllm/install $(VLLM_ENV)
 	VLLM_ENV=$(abspath $(VLLM_ENV)) $(BIN)/python -m pytest -m real_vllm -s tests/vllm
+
+test-deploy: $(VENV)/dev.stamp  ## chart, compose file, alert rules and unit, read by the programs they are for (first run: about 60 MB into .deploy)
+	tests/deploy/install .deploy
+	$(BIN)/python -m pytest -m deploy $(PYTEST_ARGS) tests/deploy
+
+monitoring: $(VENV)/runtime.stamp  ## make Grafana dashboard, alert rules and runbook anew from the metrics
+	@$(BIN)/prefixgate monitoring grafana --out deploy/grafana/prefixgate.json
+	@$(BIN)/prefixgate monitoring alerts --out deploy/prometheus/alerts.yaml
+	@$(BIN)/prefixgate monitoring runbook --out deploy/docs/runbook.md
+	@cp deploy/grafana/prefixgate.json deploy/prometheus/alerts.yaml deploy/helm/prefixgate/files/
 
 bench-index: $(VENV)/dev.stamp  ## memory and time of the prefix index: a million blocks over 8 replicas
 	@$(BIN)/python tests/bench/bench_index.py $(BENCH_ARGS)

@@ -32,6 +32,8 @@ class KeptProcess:
         cls, command: LaunchCommand, directory: str, stop_s: float, lock: int, write: Callable[[bytes], None]
     ) -> "KeptProcess":
         """Start it. The keeper holds the descriptor `lock` until all of it has ended. Raises LaunchError."""
+        if directory and not Path(directory).is_dir():
+            raise LaunchError(f"{directory} is no folder that it could run in")
         try:
             keeper = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", _KEEPER, str(stop_s), *command.words),
@@ -73,14 +75,13 @@ class KeptProcess:
     async def _watch(self) -> str:
         said = b"" if self._keeper.stdout is None else await self._keeper.stdout.readline()
         await self._keeper.wait()
-        await asyncio.wait([self._output], timeout=_LAST_OUTPUT_S)
-        self._output.cancel()
         word, _, status = said.decode().strip().partition(" ")
         if word != "ended":  # somebody killed the keeper; the engine died with it, and its children do now
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
-            return "lost its keeper"
-        return _ending(int(status))
+        await asyncio.wait([self._output], timeout=_LAST_OUTPUT_S)
+        self._output.cancel()
+        return _ending(int(status)) if word == "ended" else "lost its keeper"
 
 
 async def _pump(pipe: asyncio.StreamReader, write: Callable[[bytes], None]) -> None:

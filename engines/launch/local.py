@@ -93,7 +93,7 @@ class LocalLauncher:
                     answer = ANSWERS.decode(await reader.readline())
                 finally:
                     writer.close()
-        except (FileNotFoundError, ConnectionRefusedError) as error:
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
             raise NoSupervisorError(
                 f"pool `{self._pool}` has no supervisor (none answers at {self._socket}): "
                 f"start it with `prefixgate engine launch --pool {self._pool} --config FILE`"

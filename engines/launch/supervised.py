@@ -62,7 +62,7 @@ class Supervised:
     async def _begin(self, spec: LaunchSpec) -> None:
         await self._end()
         self.spec = spec
-        self._restarts, self._reason = 0, ""
+        self._state, self._restarts, self._reason = ProcessState.STARTING, 0, ""
         self._settled.clear()
         self._keeping = asyncio.create_task(self._keep(spec))
         await self._settled.wait()

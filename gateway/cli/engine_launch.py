@@ -5,18 +5,21 @@ import asyncio
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from engines.launch.launcher import LaunchError, ProcessState, ProcessView
+from engines.launch.local import LocalLauncher
 from gateway.cli.usage import Commands, UsageError, command
 from gateway.config import Config, PoolConfig, load
 from gateway.config.launch import EXTERNAL, LOCAL
 from gateway.serving.launching import launcher_of, local_launcher
 from gateway.serving.supervision import ensure_supervisor, supervise, supervised_by
+
+_LOOK_S: Final = 0.05
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -104,7 +107,19 @@ async def _launched(options: argparse.Namespace, pool: PoolConfig) -> int:
             if only == name or (only is None and view.state is ProcessState.FAILED):
                 await launcher.begin(name)
     print(f"process {await launcher.supervisor()} supervises pool {pool.name}; `prefixgate engine stop` ends it")
-    return 0
+    failed = {name: view for name, view in (await _begun(launcher)).items() if view.state is ProcessState.FAILED}
+    for name, view in failed.items():
+        print(f"prefixgate: {name}: {view.reason}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+async def _begun(launcher: LocalLauncher) -> dict[str, ProcessView]:
+    """How the replicas stand once none of them is just being started."""
+    while True:
+        views = await launcher.views()
+        if all(view.state is not ProcessState.STARTING for view in views.values()):
+            return views
+        await asyncio.sleep(_LOOK_S)
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -155,7 +170,7 @@ async def _stopped(replica: str | None, pool: PoolConfig) -> int:
         return 0
     pid = await launcher.shutdown()
     while await supervised_by(launcher) is not None:  # noqa: ASYNC110 - another process has no event
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(_LOOK_S)
     print(f"process {pid} and the replicas of pool {pool.name} are stopped")
     return 0
 
