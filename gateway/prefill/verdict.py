@@ -1,28 +1,45 @@
 """The verdict on a changed replica: its real traffic before and after, and whether it got worse; pure."""
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, log, sqrt
-from statistics import NormalDist, fmean, variance
-from typing import Final
-
-from gateway.routing.curves import Prefill
+from statistics import NormalDist, fmean
+from typing import Final, NamedTuple
 
 ENOUGH: Final = 12
 """Prefills on each side without which nothing is said."""
 PLENTY: Final = 32
 """Prefills after which there is no need to wait for more."""
+_EDGES: Final = (256, 1024, 4096, 16_384)
+"""Uncached tokens at which prompts are of another class: only those of one class are compared with each other."""
+_ENOUGH_OF_CLASS: Final = 3
 _LIKELY: Final = NormalDist().inv_cdf(0.975)
 _LEAST_MS: Final = 0.1
 
 
+class Timed(NamedTuple):
+    """One measured prefill, and what a curve that fits roughly predicts for it."""
+
+    uncached_tokens: int
+    ms: float
+    predicted_ms: float
+
+    @property
+    def ratio(self) -> float:
+        """The logarithm of the one over the other."""
+        return log(max(self.ms, _LEAST_MS) / max(self.predicted_ms, _LEAST_MS))
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What was seen of a replica for some time. `itl_ms` is the mean of answers' own, weighted by their frames;
+    """What was seen of a replica for some time, and `others`' prefills meanwhile: what happened to those too is none of
+    the change's doing. `itl_ms` is the mean of answers' own, weighted by their frames;
     `request_tokens` the mean prompt and answer together. None: nothing of the kind was seen, or the engine is silent.
     """
 
-    prefills: tuple[Prefill, ...]
+    prefills: tuple[Timed, ...]
+    others: tuple[Timed, ...] = ()
     itl_ms: float | None = None
     kv_capacity_tokens: int | None = None
     kv_peak: float | None = None
@@ -88,20 +105,12 @@ class Comparison:
         return "; ".join(said)
 
 
-def compare(
-    replica: str,
-    before: Window,
-    after: Window,
-    predict_ms: Callable[[float], float],
-    long_tokens: int,
-    tolerance: float,
-) -> Comparison:
-    """Prefills are compared length for length, each as a ratio to `predict_ms` of its uncached tokens (any curve that
-    fits roughly). It is worse where prefill, of all prompts or of long ones, is slower by more than `tolerance` (a
-    share) and the interval leaves no doubt of that.
+def compare(replica: str, before: Window, after: Window, long_tokens: int, tolerance: float) -> Comparison:
+    """It is worse where prefill, of all prompts or of long ones, is slower by more than `tolerance` (a share) and the
+    interval leaves no doubt of that. Prompts of like length are compared, and weigh as much as their prefill takes.
     """
-    every = _difference(before.prefills, after.prefills, predict_ms)
-    long = _difference(_longer(before.prefills, long_tokens), _longer(after.prefills, long_tokens), predict_ms)
+    every = _difference(before, after, 0)
+    long = _difference(before, after, long_tokens)
     worse = ""
     for what, difference in (("prefill", every), (f"prefill of more than {long_tokens:,} tokens", long)):
         if difference is not None and difference.low > tolerance and not worse:
@@ -109,21 +118,64 @@ def compare(
     return Comparison(replica, long_tokens, every, long, before, after, worse)
 
 
-def _longer(prefills: Sequence[Prefill], tokens: int) -> list[Prefill]:
+class _Shift(NamedTuple):
+    """By how much logarithms of ratios have moved, the variance of that, and how many of each side it is from."""
+
+    shift: float
+    variance: float
+    before: int
+    after: int
+
+
+def _difference(before: Window, after: Window, longer_than: int) -> Difference | None:
+    """The replica's own shift less that of the others, as far as those had enough traffic to tell."""
+    own = _shift(_longer(before.prefills, longer_than), _longer(after.prefills, longer_than))
+    if own is None:
+        return None
+    common = _shift(_longer(before.others, longer_than), _longer(after.others, longer_than))
+    shift, variance = own.shift, own.variance
+    if common is not None:
+        shift, variance = shift - common.shift, variance + common.variance
+    doubt = _LIKELY * sqrt(variance)
+    share, low, high = (exp(value) - 1.0 for value in (shift, shift - doubt, shift + doubt))
+    return Difference(share, low, high, own.before, own.after)
+
+
+def _longer(prefills: Sequence[Timed], tokens: int) -> list[Timed]:
     return [one for one in prefills if one.uncached_tokens > tokens]
 
 
-def _difference(
-    before: Sequence[Prefill], after: Sequence[Prefill], predict_ms: Callable[[float], float]
-) -> Difference | None:
-    """Of the mean logarithms of the ratios: ten times too long weighs as much as ten times too short."""
-    if min(len(before), len(after)) < ENOUGH:
+def _shift(before: Sequence[Timed], after: Sequence[Timed]) -> _Shift | None:
+    """Class by class; None where there is too little to compare."""
+    classes = [
+        (first, second)
+        for first, second in zip(_classes(before), _classes(after), strict=True)
+        if min(len(first), len(second)) >= _ENOUGH_OF_CLASS
+    ]
+    counts = [sum(len(side) for side in sides) for sides in zip(*classes, strict=True)]
+    if not counts or min(counts) < ENOUGH:
         return None
-    first, second = (
-        [log(max(one.ms, _LEAST_MS) / max(predict_ms(one.uncached_tokens), _LEAST_MS)) for one in side]
-        for side in (before, after)
-    )
-    shift = fmean(second) - fmean(first)
-    doubt = _LIKELY * sqrt(variance(first) / len(first) + variance(second) / len(second))
-    share, low, high = (exp(value) - 1.0 for value in (shift, shift - doubt, shift + doubt))
-    return Difference(share, low, high, len(first), len(second))
+    spreads = [_spread([pair[side] for pair in classes]) for side in (0, 1)]
+    whole = shift = variance = 0.0
+    for first, second in classes:
+        weight = sum(one.predicted_ms for one in (*first, *second))
+        whole += weight
+        shift += weight * (fmean(one.ratio for one in second) - fmean(one.ratio for one in first))
+        variance += weight**2 * (spreads[0] / len(first) + spreads[1] / len(second))
+    return _Shift(shift / whole, variance / whole**2, *counts)
+
+
+def _classes(prefills: Sequence[Timed]) -> list[list[Timed]]:
+    classes: list[list[Timed]] = [[] for _ in range(len(_EDGES) + 1)]
+    for one in prefills:
+        classes[bisect_left(_EDGES, one.uncached_tokens)].append(one)
+    return classes
+
+
+def _spread(classes: Sequence[Sequence[Timed]]) -> float:
+    """The variance within classes."""
+    squares = 0.0
+    for one in classes:
+        middle = fmean(timed.ratio for timed in one)
+        squares += sum((timed.ratio - middle) ** 2 for timed in one)
+    return squares / (sum(len(one) for one in classes) - len(classes))

@@ -17,9 +17,10 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -40,7 +41,7 @@ LADDER_TOKENS = 24_576
 WARM_S, AFTER_S = 60.0, 75.0
 """Seconds of the engines: before the change, and after it."""
 SHAPE = Shape(
-    families=5, system_tokens=4000, document_tokens=10_000, turns=6, sessions=4000, sessions_per_s=0.35, think_s=5.0
+    families=5, system_tokens=4000, document_tokens=10_000, turns=6, sessions=120, sessions_per_s=0.7, think_s=5.0
 )
 ROOT = Path(__file__).parents[2]
 
@@ -99,21 +100,21 @@ class Bench:
             self.most_away = max(self.most_away, sum(row["state"] != "up" for row in rows))
             await asyncio.sleep(0.05)
 
-    async def load(self) -> None:
-        """Requests at their times, until there is to be no more load."""
+    async def load(self, requests: Sequence[Arrival]) -> None:
+        """Requests at their times, again and again with other documents, until there is to be no more load."""
         tasks: set[asyncio.Task[None]] = set()
         first = self.clock()
-        for number, arrival in enumerate(arrivals(SHAPE, 1)):
+        for arrival in _endless(requests):
             await self.sleep(max(first + arrival.at_s - self.clock(), 0.0))
             if not self.loading:
                 break
-            task = asyncio.create_task(self._ask(number, arrival))
+            task = asyncio.create_task(self._ask(arrival))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
         await asyncio.gather(*tasks)
 
-    async def _ask(self, number: int, arrival: Arrival) -> None:
-        self.sent.count += 1
+    async def _ask(self, arrival: Arrival) -> None:
+        number = self.sent.count = self.sent.count + 1
         try:
             usage, _ = await self._stream(arrival.messages, arrival.answer_tokens, {"x-session-id": arrival.session})
         except ValueError as error:
@@ -182,9 +183,10 @@ async def run(speed: float, console: Console) -> dict[str, Any]:
 
 
 async def _measured(bench: Bench, console: Console) -> dict[str, Any]:
+    requests = await asyncio.to_thread(arrivals, SHAPE, 1)
     kv_before = await bench.kv_tokens()
     ladder_before = await bench.ladder_ms(1)
-    loading, watching = asyncio.create_task(bench.load()), asyncio.create_task(bench.watch())
+    loading, watching = asyncio.create_task(bench.load(requests)), asyncio.create_task(bench.watch())
     await bench.sleep(WARM_S)
     began = bench.clock()
     good = await bench.apply(16_384)
@@ -223,6 +225,26 @@ async def _measured(bench: Bench, console: Console) -> dict[str, Any]:
         "chunks_at_the_end": [one["chunk_tokens"] for one in view["actual"].values()],
         "advice": advice["sentence"],
     }
+
+
+def _renewed(arrival: Arrival, turn: int) -> Arrival:
+    """The same with a document that nobody has seen yet, after the same system prompt."""
+    system, document, *rest = arrival.messages
+    other = {"role": "user", "content": f"{turn} {document['content']}"}
+    return replace(arrival, session=f"{arrival.session}-{turn}", messages=(system, other, *rest))
+
+
+def _endless(requests: Sequence[Arrival]) -> Iterator[Arrival]:
+    """Turn after turn, at their times from 0, in order: the last sessions of a turn overlap with the next one's."""
+    every_s = SHAPE.sessions / SHAPE.sessions_per_s
+    left: list[Arrival] = []
+    for turn in count():
+        began = turn * every_s
+        left += [replace(_renewed(one, turn), at_s=began + one.at_s) for one in requests]
+        left.sort(key=lambda one: one.at_s)
+        due = [one for one in left if one.at_s < began + every_s]
+        yield from due
+        left = left[len(due) :]
 
 
 def _tens(since: float, until: float) -> list[float]:
@@ -309,7 +331,7 @@ def _config(folder: Path, speed: float) -> str:
         lines += [
             *("[[pools]]", f'name = "{name}"', f'engine = "{engine}"', f'model = "{MODEL}"', "gpus_per_replica = 2"),
             *(f"replicas = {json.dumps(urls)}", "[pools.prefill]", "chunk_tokens = 8192", f"drain_s = {120 / speed}"),
-            *("start_s = 60.0", f"compare_s = {80 / speed}", "[pools.events]", 'mode = "off"'),
+            *("start_s = 60.0", f"compare_s = {100 / speed}", "[pools.events]", 'mode = "off"'),
             *("[pools.launch]", 'kind = "local"', f"program = {json.dumps(program)}", f'directory = "{ROOT}"'),
             *("gpus = []", f'run_dir = "{folder / name}"', "stop_s = 5.0"),
         ]

@@ -13,15 +13,15 @@ from engines.launch.launcher import Launcher
 from engines.reports import PrefillSettings
 from gateway.config.prefill import SETTINGS, PrefillConfig
 from gateway.prefill.order import next_replica
-from gateway.prefill.verdict import ENOUGH, Comparison, Window, compare
+from gateway.prefill.verdict import ENOUGH, Comparison, compare
 from gateway.routing.curves import REFERENCE_CHUNK
-from gateway.routing.snapshot import ChunkCurve, ReplicaView
+from gateway.routing.snapshot import ReplicaView
 from gateway.serving.membership.changing import EndChange
 from gateway.serving.membership.plan import PlanError
 from gateway.serving.prefill.one_replica import CancelledError, OneReplica, RefusedError, StoppedError
 from gateway.serving.prefill.story import ChangeState, Story
 from gateway.serving.prefill.tools import Tools
-from gateway.serving.prefill.windows import window_after, window_before
+from gateway.serving.prefill.windows import Watched
 from gateway.serving.whole import whole_report
 
 _NOTHING: Final = "every replica runs with these settings already"
@@ -90,14 +90,14 @@ class RollingChange:
         backend = gateway.backends[view.name]
         one = OneReplica(self._tools, self._story, backend, self._limits, self._launcher())
         one.look_for_cancel()
-        before = window_before(gateway, await whole_report(gateway), view)
+        watched = Watched(gateway, await whole_report(gateway), view)
         old = _old_settings(view.prefill_actual, self._story.before, self._settings)
         if not await one.changed_live(_changed(view.prefill_actual, self._settings)):
             if not one.can_restart:
                 flags = " ".join(backend.dialect.launch_flags(self._settings))
                 raise StoppedError(f"{one.name} is not ours to restart: do so with {flags}")
             await self._restart(one, old)
-        await self._judge(one, view, before, old)
+        await self._judge(one, view, watched, old)
 
     async def _restart(self, one: OneReplica, old: PrefillSettings) -> None:
         try:
@@ -110,10 +110,10 @@ class RollingChange:
             await self._take_back(one, old, str(refusal))
         await one.given_back()
 
-    async def _judge(self, one: OneReplica, view: ReplicaView, before: Window, old: PrefillSettings) -> None:
+    async def _judge(self, one: OneReplica, view: ReplicaView, watched: Watched, old: PrefillSettings) -> None:
         """Keep it, or take it back. Raises RolledBackError."""
         story = self._story
-        comparison = await self._compared(one, view, before)
+        comparison = await self._compared(one, view, watched)
         if comparison is not None:
             story.comparisons.append(comparison)
             story.step("compare", comparison.sentence, one.name)
@@ -129,18 +129,15 @@ class RollingChange:
         story.stands(one.name, "rolled back")
         raise RolledBackError(f"{one.name}: {comparison.worse}")
 
-    async def _compared(self, one: OneReplica, view: ReplicaView, before: Window) -> Comparison | None:
+    async def _compared(self, one: OneReplica, view: ReplicaView, watched: Watched) -> Comparison | None:
         if not self._limits.compare_s:
             return None
         self._story.stands(view.name, "comparing")
         chunks = [chunk for chunk in (view.prefill_actual.chunk_tokens, self._settings.chunk_tokens) if chunk]
         long_tokens = min(chunks, default=REFERENCE_CHUNK)
-        long = sum(prefill.uncached_tokens > long_tokens for prefill in before.prefills)
-        after = await window_after(
-            self._tools.gateway, view.name, long_tokens, min(long, ENOUGH), self._limits.compare_s, one.is_over
-        )
-        curve = ChunkCurve(0, view.curve_base_ms, view.curve_ms_per_token, view.curve_ms_per_token2, 0)
-        return compare(view.name, before, after, curve.predict_ms, long_tokens, self._limits.tolerance)
+        long = sum(prefill.uncached_tokens > long_tokens for prefill in watched.before.prefills)
+        after = await watched.after(long_tokens, min(long, ENOUGH), self._limits.compare_s, one.is_over)
+        return compare(view.name, watched.before, after, long_tokens, self._limits.tolerance)
 
     async def _take_back(self, one: OneReplica, old: PrefillSettings, why: str) -> None:
         """Restart it as it was. Always raises: RolledBackError, or BrokenError where that fails too."""

@@ -1,11 +1,11 @@
 """Windows of a replica's real traffic: what was measured of it before a change, and after; does I/O."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
-from gateway.prefill.verdict import PLENTY, Window
-from gateway.routing.curves import Prefill
+from gateway.prefill.verdict import PLENTY, Timed, Window
+from gateway.routing.recent import TimedPrefill
 from gateway.routing.snapshot import ReplicaView, SeriesView
 from gateway.serving.gateway import Gateway
 from gateway.serving.report import Report
@@ -38,47 +38,60 @@ class Sums:
         return self._tokens / self._requests if self._requests else None
 
 
-def window_before(gateway: Gateway, report: Report, view: ReplicaView) -> Window:
-    """Of what was measured until now."""
-    sums, recent = Sums(report, view.name), view.recent
-    return Window(
-        tuple(Prefill(one.uncached_tokens, one.ms) for one in gateway.router.prefills(view.name)),
-        sums.itl_ms(),
-        view.report.kv_capacity_tokens or view.description.kv_capacity_tokens,
-        recent.kv_peak,
-        recent.preemptions,
-        sums.request_tokens(),
-    )
+class Watched:
+    """A replica's windows before and after a change. Prefills are held against the curves from when this was made."""
 
+    def __init__(self, gateway: Gateway, report: Report, view: ReplicaView) -> None:
+        self.name = view.name
+        self._gateway = gateway
+        self._curves = {one.name: one for one in report.snapshot.replicas if one.pool == view.pool}
+        sums, recent = Sums(report, view.name), view.recent
+        self.before = Window(
+            self._timed(0.0, [view.name]),
+            self._timed(0.0, self._others),
+            sums.itl_ms(),
+            _capacity(view),
+            recent.kv_peak,
+            recent.preemptions,
+            sums.request_tokens(),
+        )
 
-async def window_after(
-    gateway: Gateway, replica: str, long_tokens: int, wants_long: int, most_s: float, is_over: Callable[[], bool]
-) -> Window:
-    """Of what is measured from now on, until that is plenty, `most_s` seconds are past, or `is_over` says so.
+    @property
+    def _others(self) -> list[str]:
+        return [name for name in self._curves if name != self.name]
 
-    `wants_long`: so many prefills must be of more than `long_tokens`.
-    """
-    began, since = gateway.clock(), Sums(await whole_report(gateway), replica)
-    peak: float | None = None
-    while True:
-        prefills = [one for one in gateway.router.prefills(replica) if one.at >= began]
-        view = next((one for one in gateway.snapshot().replicas if one.name == replica), None)
-        if view is not None and view.report.kv_usage is not None:
-            peak = max(peak or 0.0, view.report.kv_usage)
-        long = sum(one.uncached_tokens > long_tokens for one in prefills)
-        plenty = len(prefills) >= PLENTY and long >= wants_long
-        if plenty or view is None or is_over() or gateway.clock() - began >= most_s:
-            break
-        await asyncio.sleep(LOOK_S)
-    report = await whole_report(gateway)
-    sums, view = Sums(report, replica), view_of(report, replica)
-    preempted = None
-    if sums.preemptions is not None and since.preemptions is not None:
-        preempted = max(sums.preemptions - since.preemptions, 0)
-    capacity = None if view is None else view.report.kv_capacity_tokens or view.description.kv_capacity_tokens
-    return Window(
-        tuple(Prefill(one.uncached_tokens, one.ms) for one in prefills), sums.itl_ms(since), capacity, peak, preempted
-    )
+    async def after(self, long_tokens: int, wants_long: int, most_s: float, is_over: Callable[[], bool]) -> Window:
+        """Of what is measured from now on, until that is plenty, `most_s` seconds are past, or `is_over` says so.
+
+        `wants_long`: so many prefills must be of more than `long_tokens`.
+        """
+        gateway = self._gateway
+        began, since = gateway.clock(), Sums(await whole_report(gateway), self.name)
+        peak: float | None = None
+        while True:
+            prefills = self._timed(began, [self.name])
+            view = next((one for one in gateway.snapshot().replicas if one.name == self.name), None)
+            if view is not None and view.report.kv_usage is not None:
+                peak = max(peak or 0.0, view.report.kv_usage)
+            long = sum(one.uncached_tokens > long_tokens for one in prefills)
+            plenty = len(prefills) >= PLENTY and long >= wants_long
+            if plenty or view is None or is_over() or gateway.clock() - began >= most_s:
+                break
+            await asyncio.sleep(LOOK_S)
+        sums = Sums(await whole_report(gateway), self.name)
+        preempted = None
+        if sums.preemptions is not None and since.preemptions is not None:
+            preempted = max(sums.preemptions - since.preemptions, 0)
+        capacity = None if view is None else _capacity(view)
+        return Window(prefills, self._timed(began, self._others), sums.itl_ms(since), capacity, peak, preempted)
+
+    def _timed(self, since: float, replicas: Iterable[str]) -> tuple[Timed, ...]:
+        return tuple(
+            Timed(one.uncached_tokens, one.ms, _predicted_ms(self._curves[name], one))
+            for name in replicas
+            for one in self._gateway.router.prefills(name)
+            if one.at >= since
+        )
 
 
 def view_of(report: Report, replica: str) -> ReplicaView | None:
@@ -88,3 +101,12 @@ def view_of(report: Report, replica: str) -> ReplicaView | None:
 
 def _completed(series: SeriesView) -> int:
     return series.outcomes.get("completed", 0)
+
+
+def _capacity(view: ReplicaView) -> int | None:
+    return view.report.kv_capacity_tokens or view.description.kv_capacity_tokens
+
+
+def _predicted_ms(view: ReplicaView, one: TimedPrefill) -> float:
+    tokens = one.uncached_tokens
+    return view.curve_base_ms + tokens * (view.curve_ms_per_token + tokens * view.curve_ms_per_token2)
