@@ -162,12 +162,11 @@ class _Watch:
         self._looks_until_description = 0
 
     def restarting(self, reason: str) -> None:
-        now = self._gateway.clock()
-        self._damping.down(now)
+        self._damping = Damping(self._gateway.config.health.down_after)  # it does not flap: that was us
         self._looks_until_description = 0
         self._absent.clear()
         self._was_down = True
-        self._gateway.observe(ReplicaDown(self._backend.name, now, reason))
+        self._gateway.observe(ReplicaDown(self._backend.name, self._gateway.clock(), reason))
 
     async def described(self) -> EngineDescription | None:
         if await self._ailment() is not None:
