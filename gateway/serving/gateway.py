@@ -244,6 +244,12 @@ class Gateway:
     def _warnings(self, replica: ReplicaView) -> list[str]:
         backend = self.backends[replica.name]
         warnings = list(backend.dialect.warnings(replica.description, replica.prefill_desired))
+        wished = replica.prefill_desired.chunk_tokens
+        if wished is not None and replica.prefill_actual.chunk_tokens is None and replica.version is not None:
+            warnings.append(
+                f"it does not say its chunk, so it is not known whether that is the config's {wished}: let prefixgate "
+                "start it ([pools.launch]), which then knows its command line"
+            )
         model = self.models.get(replica.pool)
         if model is not None and replica.models and model not in replica.models:
             served = ", ".join(replica.models)

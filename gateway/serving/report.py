@@ -14,7 +14,7 @@ from gateway.routing.merging import Share, merged
 from gateway.routing.snapshot import Snapshot
 from gateway.serving.events.intake import FeedStatus
 from gateway.serving.gateway import Gateway
-from gateway.serving.prefill.story import ChangeView
+from gateway.serving.prefill.story import ChangeView, after_its_process, latest
 from gateway.serving.process_figures import (
     CPU_SECONDS,
     MEMORY_BYTES,
@@ -86,6 +86,7 @@ class Report(msgspec.Struct, frozen=True):
             workers=(),
             sharing=self.sharing.counted(),
             tenants=tuple(one.counted() for one in self.tenants),
+            changes=tuple(after_its_process(one) for one in self.changes),
         )
 
 
@@ -146,7 +147,7 @@ def merged_reports(reports: Sequence[Report]) -> Report:
         workers=tuple(sorted((row for one in reports for row in one.workers), key=lambda row: row.number)),
         sharing=merged_status([one.sharing for one in reports]),
         tenants=merged_tenants([one.tenants for one in reports]),
-        changes=tuple(sorted((view for one in reports for view in one.changes), key=lambda view: view.started_at)),
+        changes=latest(view for one in reports for view in one.changes),
     )
 
 

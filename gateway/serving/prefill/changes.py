@@ -15,11 +15,9 @@ from gateway.routing.snapshot import ReplicaView
 from gateway.serving.membership.changing import BeginChange, CancelChange
 from gateway.serving.membership.plan import PlanError
 from gateway.serving.prefill.rolling import RollingChange
-from gateway.serving.prefill.story import ChangeView, Story
+from gateway.serving.prefill.story import REMEMBERED, ChangeView, Story
 from gateway.serving.prefill.tools import Tools
 from gateway.serving.whole import whole_report
-
-REMEMBERED: Final = 10
 
 _log: Final = logging.getLogger("prefixgate")
 

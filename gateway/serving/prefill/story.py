@@ -3,6 +3,7 @@
 import logging
 import time
 from collections import deque
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final
 
@@ -12,6 +13,8 @@ from engines.reports import PrefillSettings
 from gateway.prefill.verdict import Comparison
 
 MOST_STEPS: Final = 300
+REMEMBERED: Final = 10
+"""Changes that are told of."""
 
 _log: Final = logging.getLogger("prefixgate")
 
@@ -55,6 +58,19 @@ class ChangeView(msgspec.Struct, frozen=True):
     replicas: dict[str, str]
     comparisons: tuple[Comparison, ...]
     steps: tuple[Step, ...]
+
+
+def after_its_process(view: ChangeView) -> ChangeView:
+    """What is told of it once the process that made it has ended."""
+    if view.state is not ChangeState.RUNNING:
+        return view
+    reason = "the worker that made it ended: look whether all replicas run alike"
+    return msgspec.structs.replace(view, state=ChangeState.FAILED, reason=reason)
+
+
+def latest(views: Iterable[ChangeView]) -> tuple[ChangeView, ...]:
+    """Those that were begun last, the oldest of them first."""
+    return tuple(sorted(views, key=lambda view: view.started_at)[-REMEMBERED:])
 
 
 class Story:
