@@ -16,6 +16,8 @@ from gateway.errors import bad_request
 from gateway.prefill.advice import Advice, advise
 from gateway.routing.snapshot import Snapshot
 from gateway.serving.events.intake import FeedStatus
+from gateway.serving.experiments.routes import routes as experiment_routes
+from gateway.serving.experiments.running import ExperimentView, views
 from gateway.serving.explanation import explain
 from gateway.serving.framework import TheGateway
 from gateway.serving.gateway import Gateway
@@ -39,6 +41,7 @@ _ANY_BODY: Final = {"required": True, "content": {"application/json": {"schema":
 routes = APIRouter()
 routes.include_router(membership_routes)
 routes.include_router(prefill_routes)
+routes.include_router(experiment_routes)
 
 
 class GatewayView(msgspec.Struct, frozen=True):
@@ -64,6 +67,7 @@ class AdminView(msgspec.Struct, frozen=True):
 
     gateway: GatewayView
     snapshot: Snapshot
+    experiments: tuple[ExperimentView, ...] = ()
 
 
 @routes.get("/", response_class=HTMLResponse)
@@ -87,11 +91,6 @@ async def _events(gateway: TheGateway) -> StreamingResponse:
     return StreamingResponse(_snapshots(gateway), media_type="text/event-stream")
 
 
-@routes.get("/api/experiments")
-async def _experiments(gateway: TheGateway) -> Response:
-    return json_response(msgspec.json.encode(gateway.config.experiments))
-
-
 @routes.get("/api/requests")
 async def _requests(gateway: TheGateway, limit: int = 100) -> Response:
     return json_response(await recent_requests(gateway, min(max(limit, 1), 1000)))
@@ -110,7 +109,8 @@ async def _request(gateway: TheGateway, request_id: str) -> Response:
 async def _explain(
     gateway: TheGateway, request: Request, endpoint: str = "/v1/chat/completions", tenant: str | None = None
 ) -> Response:
-    explanation = await explain(gateway, endpoint, await request.body(), tenant)
+    marks = gateway.experiments.marks(dict(reversed(request.headers.raw)))
+    explanation = await explain(gateway, endpoint, await request.body(), tenant, marks)
     return json_response(msgspec.json.encode(explanation))
 
 
@@ -129,7 +129,9 @@ async def encoded_view(gateway: Gateway) -> bytes:
         changes=report.changes,
         advice=tuple(advise(report.snapshot, pool.name) for pool in report.snapshot.pools),
     )
-    return msgspec.json.encode(AdminView(view, report.snapshot))
+    snapshot = report.snapshot
+    experiments = views(gateway.experiments.trials, snapshot.exposures, report.headlines)
+    return msgspec.json.encode(AdminView(view, snapshot, experiments))
 
 
 async def _snapshots(gateway: Gateway) -> AsyncIterator[bytes]:

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import msgspec
@@ -24,9 +25,11 @@ from gateway.serving.admission import unsalted_endpoints
 from gateway.serving.chains import Chains, text_chain, token_chains
 from gateway.serving.engine_client import EngineClient, EngineGoneError, TimeLimits
 from gateway.serving.events.feeds import EventFeeds
+from gateway.serving.experiments.running import Experiments
 from gateway.serving.headers import HeaderList
 from gateway.serving.journal import Journal
-from gateway.serving.membership.plan import Member, Plan, first_plan
+from gateway.serving.membership.member import Member
+from gateway.serving.membership.plan import Plan, first_plan
 from gateway.serving.placing import Placer
 from gateway.serving.prefill.story import ChangeState, ChangeView
 from gateway.serving.recourse import Recourse
@@ -65,8 +68,12 @@ class Gateway:
         journal: Journal | None = None,
         siblings: Siblings | None = None,
         plan: Plan | None = None,
+        store: Path | None = None,
     ) -> None:
-        """`plan` is what a worker that joins late begins with; without it, the replicas are the file's."""
+        """`plan` is what a worker that joins late begins with; without it, the replicas are the file's.
+
+        `store` is the file of what is observed of experiments; None: nothing is kept.
+        """
         plan = plan or first_plan(config)
         self.config = config
         self.journal = journal
@@ -86,6 +93,8 @@ class Gateway:
             health=config.health.rules(),
             queue=_queue_limits(config),
         )
+        self.experiments = Experiments(self.router, self.clock, store)
+        self.experiments.follow(plan.trials, config.pools, plan.members)
         self.placer = Placer(self.router, self.clock)
         self.recourse = Recourse(config.retry, routing.max_attempts, Random(seed))
         self.tls = EngineTls(config.pools)
@@ -222,7 +231,7 @@ class Gateway:
         """What an operator should know of the gateway itself: sentences."""
         sharing = self.sharer.notices if self.sharer is not None else []
         discovery = [notice for notices in self.discovery_notices.values() for notice in notices]
-        written = [one.notices() for one in (self.journal, self.log) if one is not None]
+        written = [one.notices() for one in (self.journal, self.log, self.experiments) if one is not None]
         latest = {change.pool: change for change in self.changes()}
         failed = [
             f"pool {change.pool}: the change of its prefill settings failed: {change.reason}"
@@ -326,6 +335,7 @@ class Gateway:
             await self.log.close()
         if self.journal is not None:
             await asyncio.to_thread(self.journal.close)
+        await self.experiments.close()
 
     async def _call(self, backend: Backend, call: EngineCall) -> None:
         headers = [(b"content-type", b"application/json"), *backend.credentials]

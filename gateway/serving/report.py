@@ -13,6 +13,7 @@ import msgspec
 from gateway.routing.merging import Share, merged
 from gateway.routing.snapshot import Snapshot
 from gateway.serving.events.intake import FeedStatus
+from gateway.serving.experiments.analyst import Headline
 from gateway.serving.gateway import Gateway
 from gateway.serving.prefill.story import ChangeView, after_its_process, latest
 from gateway.serving.process_figures import (
@@ -66,6 +67,8 @@ class Report(msgspec.Struct, frozen=True):
     tenants: tuple[TenantView, ...] = ()
     changes: tuple[ChangeView, ...] = ()
     """Of prefill settings, as the processes that made them tell them."""
+    observations: dict[str, int] = {}
+    headlines: dict[str, Headline] = {}
 
     @property
     def snapshot(self) -> Snapshot:
@@ -84,6 +87,7 @@ class Report(msgspec.Struct, frozen=True):
             figures=counted_figures(self.figures),
             usable={},
             workers=(),
+            headlines={},
             sharing=self.sharing.counted(),
             tenants=tuple(one.counted() for one in self.tenants),
             changes=tuple(after_its_process(one) for one in self.changes),
@@ -123,6 +127,8 @@ def own_report(gateway: Gateway) -> Report:
         sharing=SharingStatus() if gateway.sharer is None else gateway.sharer.status,
         tenants=() if gateway.tenancy is None else tenant_views(gateway.tenancy),
         changes=gateway.changes(),
+        observations=gateway.experiments.counts,
+        headlines=gateway.experiments.headlines,
     )
 
 
@@ -148,7 +154,17 @@ def merged_reports(reports: Sequence[Report]) -> Report:
         sharing=merged_status([one.sharing for one in reports]),
         tenants=merged_tenants([one.tenants for one in reports]),
         changes=latest(view for one in reports for view in one.changes),
+        observations=_summed(one.observations for one in reports),
+        headlines=_newest(one.headlines for one in reports),
     )
+
+
+def _newest(parts: Iterable[dict[str, Headline]]) -> dict[str, Headline]:
+    newest: dict[str, Headline] = {}
+    for name, headline in (pair for part in parts for pair in part.items()):
+        if name not in newest or headline.at > newest[name].at:
+            newest[name] = headline
+    return newest
 
 
 def _feeds(reports: Sequence[Report]) -> tuple[FeedStatus, ...]:

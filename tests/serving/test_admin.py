@@ -227,8 +227,9 @@ async def test_the_rest_of_the_admin_api() -> None:
             prefill = (await http.get("/api/pools/p/prefill")).json()
             assert set(prefill) == {"pool", "desired", "actual", "drift", "change", "advice"}
             assert set(prefill["actual"]) == {"p-0"}
-            assert (await http.get("/api/experiments")).json() == [{**experiment, "unit": "prefix-family"}]
-            assert len((await http.get("/api/snapshot")).json()["gateway"]["notices"]) == 2
+            [told] = (await http.get("/api/experiments")).json()
+            assert (told["name"], told["unit"], told["state"]) == ("e", "prefix-family", "running")
+            assert len((await http.get("/api/snapshot")).json()["gateway"]["notices"]) == 1
             for method, path, status in (
                 ("GET", "/api/pools/none/prefill", 404),
                 ("GET", "/api/none", 404),

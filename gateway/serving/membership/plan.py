@@ -13,6 +13,8 @@ from engines.reports import PrefillSettings
 from gateway.config import Config, ConfigError, changes
 from gateway.config.pools import NAME, PoolConfig, check_url
 from gateway.routing.replica import PoolSpec, ReplicaSpec
+from gateway.serving.experiments import trial
+from gateway.serving.experiments.trial import Begin, Define, End, EndArm, Forget, TrialCommand, Trials
 from gateway.serving.membership.changing import (
     BeginChange,
     CancelChange,
@@ -22,18 +24,8 @@ from gateway.serving.membership.changing import (
     TakeReplica,
     UnderWay,
 )
-
-FILE, API, DISCOVERY = "file", "api", "discovery"
-
-
-class Member(msgspec.Struct, frozen=True):
-    """One replica that there is to be. `origin` says by whose word: the file's, the API's, or a discovery's."""
-
-    name: str
-    pool: str
-    url: str
-    origin: str = FILE
-    draining: bool = False
+from gateway.serving.membership.member import API, DISCOVERY, FILE, Member
+from gateway.serving.membership.refusal import PlanError
 
 
 class Add(msgspec.Struct, frozen=True, tag=True):
@@ -65,21 +57,13 @@ class Remove(msgspec.Struct, frozen=True, tag=True):
 
 
 class Configure(msgspec.Struct, frozen=True, tag=True):
-    """The file says this now."""
+    """The file says this now; `at` (seconds since the Unix epoch) is when it was read."""
 
     config: Config
+    at: float = 0.0
 
 
-Command = Add | Drain | Resume | Remove | Configure | ChangeCommand
-
-
-class PlanError(Exception):
-    """The command cannot be followed; the message is a sentence, `status` and `code` are an HTTP answer's."""
-
-    def __init__(self, message: str, status: int, code: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
+Command = Add | Drain | Resume | Remove | Configure | TrialCommand | ChangeCommand
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -87,6 +71,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     config: Config
     members: tuple[Member, ...]
+    trials: Trials = ()
     change: UnderWay | None = None
 
     def member(self, name: str) -> Member | None:
@@ -105,10 +90,10 @@ class Plan(msgspec.Struct, frozen=True):
         return tuple(ReplicaSpec(one.name, one.url) for one in self.members if one.pool == pool)
 
 
-def first_plan(config: Config) -> Plan:
-    """What the file says."""
+def first_plan(config: Config, known: Trials = (), at: float = 0.0) -> Plan:
+    """What the file says; `known` are the trials of a gateway before this one."""
     members = [Member(one.name, pool.name, one.url) for pool in config.pools for one in pool.spec().replicas]
-    return Plan(config, tuple(members))
+    return Plan(config, tuple(members), trial.of_file(config.experiments, known, at))
 
 
 def after(plan: Plan, command: Command) -> Plan:
@@ -123,7 +108,9 @@ def after(plan: Plan, command: Command) -> Plan:
         case Remove():  # one that is not there may be draining yet, and is then removed at once
             return _with(plan, (one for one in plan.members if one.name != command.name))
         case Configure():
-            return _configured(plan, command.config)
+            return _configured(plan, command.config, command.at)
+        case Define() | Begin() | End() | EndArm() | Forget():
+            return msgspec.structs.replace(plan, trials=trial.after(plan.trials, command))
         case BeginChange():
             return _begun(plan, command)
         case TakeReplica():
@@ -229,7 +216,7 @@ def _ended(plan: Plan, command: EndChange) -> Plan:
     return _wishing(plan, pool, change.before)
 
 
-def _configured(plan: Plan, wanted: Config) -> Plan:
+def _configured(plan: Plan, wanted: Config, at: float) -> Plan:
     """The file's replicas are those that it names now; those of others stay, as long as there is their pool.
 
     A replica that stays in its pool keeps its name, whatever its place in the list, and goes on draining.
@@ -248,7 +235,8 @@ def _configured(plan: Plan, wanted: Config) -> Plan:
     for url, pool in named.items():
         if url not in known:
             members.append(Member(_free_name(pool, members), pool, url))
-    return msgspec.structs.replace(plan, config=config, members=tuple(members))
+    trials = trial.of_file(config.experiments, plan.trials, at)
+    return msgspec.structs.replace(plan, config=config, members=tuple(members), trials=trials)
 
 
 def _free_name(pool: str, members: Sequence[Member]) -> str:

@@ -9,7 +9,7 @@ from gateway.config.pools import PoolConfig
 from gateway.prefill.advice import Advice, advise
 from gateway.prefill.controller import Bounds, Controller
 from gateway.serving.gateway import Gateway
-from gateway.serving.membership.plan import PlanError
+from gateway.serving.membership.refusal import PlanError
 from gateway.serving.prefill.changes import Changes
 from gateway.serving.prefill.story import ChangeState, Story
 

@@ -13,7 +13,7 @@ from gateway.config.prefill import PrefillConfig
 from gateway.prefill.order import others_known
 from gateway.routing.snapshot import ReplicaView
 from gateway.serving.membership.changing import BeginChange, CancelChange
-from gateway.serving.membership.plan import PlanError
+from gateway.serving.membership.refusal import PlanError
 from gateway.serving.prefill.rolling import RollingChange
 from gateway.serving.prefill.story import REMEMBERED, ChangeView, Story
 from gateway.serving.prefill.tools import Tools

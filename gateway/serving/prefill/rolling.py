@@ -17,7 +17,7 @@ from gateway.prefill.verdict import ENOUGH, Comparison, compare
 from gateway.routing.curves import REFERENCE_CHUNK
 from gateway.routing.snapshot import ReplicaView
 from gateway.serving.membership.changing import EndChange
-from gateway.serving.membership.plan import PlanError
+from gateway.serving.membership.refusal import PlanError
 from gateway.serving.prefill.one_replica import CancelledError, OneReplica, RefusedError, StoppedError
 from gateway.serving.prefill.story import ChangeState, Story
 from gateway.serving.prefill.tools import Tools

@@ -17,7 +17,7 @@ from gateway.prefill.advice import Advice, advise
 from gateway.serving.framework import TheGateway
 from gateway.serving.gateway import Gateway
 from gateway.serving.json_response import json_response
-from gateway.serving.membership.plan import PlanError
+from gateway.serving.membership.refusal import PlanError
 from gateway.serving.prefill.changes import Changes
 from gateway.serving.prefill.story import ChangeState, ChangeView
 from gateway.serving.whole import whole_report

@@ -8,7 +8,7 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,9 +17,11 @@ from gateway.serving import listening
 from gateway.serving.access import cache_secret
 from gateway.serving.admin_guard import configured_guard
 from gateway.serving.announcement import listening_line
+from gateway.serving.experiments.place import kept_in, trials_in
 from gateway.serving.journal import open_journal
 from gateway.serving.membership.changing import EndChange
-from gateway.serving.membership.plan import Command, PlanError, after, first_plan
+from gateway.serving.membership.plan import Command, after, first_plan
+from gateway.serving.membership.refusal import PlanError
 from gateway.serving.sharing.hub import Hub
 from gateway.serving.tls import server_context
 from gateway.serving.workers.assignments import config_of, with_drawn_salts
@@ -68,8 +70,8 @@ class _Worker:
 class Supervisor:
     """Runs `config.server.workers` workers until it is told to stop.
 
-    Raises ConfigError where the journal cannot be kept, or a secret or certificate is missing, OSError where a port is
-    taken.
+    Raises ConfigError where the journal or the store cannot be kept, or a secret or certificate is missing, OSError
+    where a port is taken.
     """
 
     def __init__(self, config: Config, say: Say, source: ConfigSource | None = None) -> None:
@@ -80,7 +82,9 @@ class Supervisor:
         server_context(config.server)
         self._notices = tuple(config.notices())
         config, self._environment = with_drawn_salts(config)
-        self._plan = first_plan(config)
+        self._kept = ExitStack()
+        self._store = self._kept.enter_context(kept_in(config))
+        self._plan = first_plan(config, trials_in(self._store), time.time())
         self._source = source
         self._server = config.server
         self._say = say
@@ -107,6 +111,7 @@ class Supervisor:
         await self._drain(keeping)
         if self._hub is not None:
             await self._hub.close()
+        self._kept.close()
         return self._status
 
     async def _drain(self, keeping: Sequence[asyncio.Task[None]]) -> None:
@@ -174,9 +179,20 @@ class Supervisor:
             _close(ends)
         config = config_of(self._plan.config, worker.number)
         ports, sharing = tuple(numbers[len(ends) :]), numbers[1] if len(ends) > 1 else None
-        plan, source = self._plan, self._source
+        plan, store = self._plan, str(self._store)
         line.send(
-            Assignment(worker.number, config, self._started_at, ports, sharing, plan.members, plan.change, source)
+            Assignment(
+                worker.number,
+                config,
+                self._started_at,
+                ports,
+                sharing,
+                plan.members,
+                plan.trials,
+                store,
+                plan.change,
+                self._source,
+            )
         )
         worker.line = line
         self._switchboard.begun(worker.number, worker.process.pid)
