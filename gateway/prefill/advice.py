@@ -8,7 +8,7 @@ from math import ceil
 from statistics import fmean, median
 from typing import Final
 
-from gateway.routing.curves import DOUBLED_GAIN, ENOUGH, LONG_TOKENS
+from gateway.routing.curves import DOUBLED_GAIN, ENOUGH, LONG_TOKENS, REFERENCE_CHUNK, reload_ms
 from gateway.routing.snapshot import ChunkCurve, ReplicaView, Snapshot
 
 ENOUGH_PREFILLS: Final = 32
@@ -126,8 +126,10 @@ def _option(
         step_ms = now.predict_ms(now.chunk_tokens), then.predict_ms(chunk)
         ground = f"measured here, where {then.observations} prefills were seen with {chunk:,}"
     else:
-        reload_ms = DOUBLED_GAIN * now.predict_ms(LONG_TOKENS)
-        saved_ms = [reload_ms * (ceil(size / now.chunk_tokens) - ceil(size / chunk)) for size in (usual, long)]
+        # What a small chunk reads again is less than what the price was measured with.
+        price_ms = reload_ms(now.predict_ms(LONG_TOKENS), now.chunk_tokens)
+        price_ms *= min(1.0, min(now.chunk_tokens, chunk) / REFERENCE_CHUNK)
+        saved_ms = [price_ms * (ceil(size / now.chunk_tokens) - ceil(size / chunk)) for size in (usual, long)]
         step_ms = now.predict_ms(now.chunk_tokens), now.predict_ms(chunk)
         ground = f"from the published {DOUBLED_GAIN:.0%} at {LONG_TOKENS:,} tokens, not measured here"
     usual_ms, long_ms = now.predict_ms(usual), now.predict_ms(long)

@@ -147,8 +147,8 @@ async def running(
 
     One of several workers is given its `sockets`, as `listening.open_ports` makes them, its `siblings`, the `channel`
     that it shares over, the `plan` that all of them follow, and the `store` of their experiments. `source` is read
-    again when that is asked for; `launching` takes the place of the configured launchers. Raises ConfigError where the journal or the store cannot be kept or the Redis URL
-    makes no sense, OSError where a port is taken.
+    again when that is asked for; `launching` takes the place of the configured launchers. Raises ConfigError where the
+    journal or the store cannot be kept or the Redis URL makes no sense, OSError where a port is taken.
     """
     with contextlib.ExitStack() as stack:
         store = store or stack.enter_context(kept_in(config))
