@@ -32,26 +32,27 @@ class Timed(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """What was seen of a replica for some time, and `others`' prefills meanwhile: what happened to those too is none of
-    the change's doing. `itl_ms` is the mean of answers' own, weighted by their frames;
+class Figures:
+    """What else was seen of a replica for some time. `itl_ms` is the mean of answers' own, weighted by their frames;
     `request_tokens` the mean prompt and answer together. None: nothing of the kind was seen, or the engine is silent.
     """
 
-    prefills: tuple[Timed, ...]
-    others: tuple[Timed, ...] = ()
     itl_ms: float | None = None
     kv_capacity_tokens: int | None = None
     kv_peak: float | None = None
     preemptions: int | None = None
     request_tokens: float | None = None
 
-    @property
-    def concurrency(self) -> float | None:
-        """How many requests of the usual size have room in the KV cache at a time."""
-        if not self.kv_capacity_tokens or not self.request_tokens:
-            return None
-        return self.kv_capacity_tokens / self.request_tokens
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A replica's prefills for some time, and `others`' meanwhile: what happened to those too is none of the change's
+    doing.
+    """
+
+    prefills: tuple[Timed, ...]
+    others: tuple[Timed, ...] = ()
+    figures: Figures = Figures()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,8 @@ class Comparison:
     long_tokens: int
     prefill: Difference | None
     long: Difference | None
-    before: Window
-    after: Window
+    before: Figures
+    after: Figures
     worse: str
 
     @property
@@ -99,9 +100,11 @@ class Comparison:
             said.append(f"ITL {before.itl_ms:.1f} → {after.itl_ms:.1f} ms")
         if before.kv_capacity_tokens and after.kv_capacity_tokens:
             said.append(f"KV cache {before.kv_capacity_tokens:,} → {after.kv_capacity_tokens:,} tokens")
-        if before.concurrency is not None and after.kv_capacity_tokens and before.request_tokens:
-            fits = after.kv_capacity_tokens / before.request_tokens
-            said.append(f"room for {before.concurrency:.0f} → {fits:.0f} requests of the usual size")
+            if before.request_tokens:
+                fits = [
+                    tokens / before.request_tokens for tokens in (before.kv_capacity_tokens, after.kv_capacity_tokens)
+                ]
+                said.append(f"room for {fits[0]:.0f} → {fits[1]:.0f} requests of the usual size")
         return "; ".join(said)
 
 
@@ -115,7 +118,7 @@ def compare(replica: str, before: Window, after: Window, long_tokens: int, toler
     for what, difference in (("prefill", every), (f"prefill of more than {long_tokens:,} tokens", long)):
         if difference is not None and difference.low > tolerance and not worse:
             worse = f"{what} takes longer than the {tolerance:.0%} that are tolerated: {difference.words}"
-    return Comparison(replica, long_tokens, every, long, before, after, worse)
+    return Comparison(replica, long_tokens, every, long, before.figures, after.figures, worse)
 
 
 class _Shift(NamedTuple):

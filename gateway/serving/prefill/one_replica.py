@@ -18,7 +18,8 @@ from gateway.serving.prefill.tools import Tools
 from gateway.serving.prefill.windows import view_of
 from gateway.serving.whole import whole_report
 
-LOOK_S: Final = 0.1
+LOOK_S: Final = 0.2
+_CALL_S: Final = 10.0
 _MOST_ANSWER_BYTES: Final = 1 << 16
 
 
@@ -26,7 +27,7 @@ class StoppedError(Exception):
     """The change does not go on, and the replica is as it was; the message says why."""
 
 
-class CancelledError(StoppedError):
+class ChangeCancelledError(StoppedError):
     """Somebody cancelled the change."""
 
 
@@ -62,9 +63,10 @@ class OneReplica:
         headers = [(b"content-type", b"application/json"), *self._backend.credentials]
         engines = self._tools.gateway.engines
         try:
-            response = await engines.send(self._backend.url, call.method, call.path, headers, call.body)
-            body = await response.body(_MOST_ANSWER_BYTES)
-        except EngineGoneError:
+            async with asyncio.timeout(_CALL_S):
+                response = await engines.send(self._backend.url, call.method, call.path, headers, call.body)
+                body = await response.body(_MOST_ANSWER_BYTES)
+        except (EngineGoneError, TimeoutError):
             return False
         took = self._backend.dialect.took_prefill(response.status, body)
         described = await self._tools.poller.described(self.name) if took else None
@@ -187,14 +189,14 @@ class OneReplica:
     # ── waiting ──────────────────────────────────────────────────────────────────────────────────
 
     def look_for_cancel(self) -> None:
-        """Raises CancelledError, or StoppedError where the replica or the whole change is gone."""
+        """Raises ChangeCancelledError, or StoppedError where the replica or the whole change is gone."""
         plan = self._tools.membership.plan
         if plan.change is None or plan.change.id != self._story.id:
             raise StoppedError("the change was ended from outside")
         if plan.member(self.name) is None:
             raise StoppedError(f"{self.name} was removed meanwhile")
         if plan.change.cancelled and self.heeds_cancel:
-            raise CancelledError("it was cancelled")
+            raise ChangeCancelledError("it was cancelled")
 
     def is_over(self) -> bool:
         """Whether the change is to wait for nothing more."""

@@ -6,7 +6,7 @@ process: a gateway that starts again finds its replicas in traffic, whatever set
 
 import asyncio
 from dataclasses import replace
-from typing import Final
+from typing import Final, NoReturn
 
 from engines.advice import prefill_drift
 from engines.launch.launcher import Launcher
@@ -18,7 +18,7 @@ from gateway.routing.curves import REFERENCE_CHUNK
 from gateway.routing.snapshot import ReplicaView
 from gateway.serving.membership.changing import EndChange
 from gateway.serving.membership.refusal import PlanError
-from gateway.serving.prefill.one_replica import CancelledError, OneReplica, RefusedError, StoppedError
+from gateway.serving.prefill.one_replica import ChangeCancelledError, OneReplica, RefusedError, StoppedError
 from gateway.serving.prefill.story import ChangeState, Story
 from gateway.serving.prefill.tools import Tools
 from gateway.serving.prefill.windows import Watched
@@ -50,7 +50,7 @@ class RollingChange:
         story = self._story
         try:
             await self._roll()
-        except CancelledError as stop:
+        except ChangeCancelledError as stop:
             await self._end(ChangeState.CANCELLED, str(stop))
         except (StoppedError, BrokenError, PlanError) as stop:
             await self._end(ChangeState.FAILED, str(stop))
@@ -124,7 +124,10 @@ class RollingChange:
         story.step("worse", comparison.worse, one.name)
         one.heeds_cancel = False
         if not await one.changed_live(_changed(self._settings, old)):
-            await one.drained()
+            try:
+                await one.drained()
+            except StoppedError as stop:
+                raise StoppedError(f"{comparison.worse}; it keeps that, as {stop}") from stop
             await self._take_back(one, old, comparison.worse)
         story.stands(one.name, "rolled back")
         raise RolledBackError(f"{one.name}: {comparison.worse}")
@@ -139,8 +142,8 @@ class RollingChange:
         after = await watched.after(long_tokens, min(long, ENOUGH), self._limits.compare_s, one.is_over)
         return compare(view.name, watched.before, after, long_tokens, self._limits.tolerance)
 
-    async def _take_back(self, one: OneReplica, old: PrefillSettings, why: str) -> None:
-        """Restart it as it was. Always raises: RolledBackError, or BrokenError where that fails too."""
+    async def _take_back(self, one: OneReplica, old: PrefillSettings, why: str) -> NoReturn:
+        """Restart it as it was. Raises RolledBackError, or BrokenError where that fails too."""
         self._story.step("roll-back", "gets its old settings again", one.name)
         try:
             await one.restarted(old)

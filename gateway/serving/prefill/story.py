@@ -12,8 +12,8 @@ import msgspec
 from engines.reports import PrefillSettings
 from gateway.prefill.verdict import Comparison
 
-MOST_STEPS: Final = 300
-REMEMBERED: Final = 10
+MOST_STEPS: Final = 200
+REMEMBERED: Final = 5
 """Changes that are told of."""
 
 _log: Final = logging.getLogger("prefixgate")

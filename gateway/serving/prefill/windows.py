@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from gateway.prefill.verdict import PLENTY, Timed, Window
+from gateway.prefill.verdict import PLENTY, Figures, Timed, Window
 from gateway.routing.recent import TimedPrefill
 from gateway.routing.snapshot import ReplicaView, SeriesView
 from gateway.serving.gateway import Gateway
 from gateway.serving.report import Report
 from gateway.serving.whole import whole_report
 
-LOOK_S: Final = 0.1
+LOOK_S: Final = 0.5
 
 
 class Sums:
@@ -49,11 +49,7 @@ class Watched:
         self.before = Window(
             self._timed(0.0, [view.name]),
             self._timed(0.0, self._others),
-            sums.itl_ms(),
-            _capacity(view),
-            recent.kv_peak,
-            recent.preemptions,
-            sums.request_tokens(),
+            Figures(sums.itl_ms(), _capacity(view), recent.kv_peak, recent.preemptions, sums.request_tokens()),
         )
 
     @property
@@ -83,7 +79,8 @@ class Watched:
         if sums.preemptions is not None and since.preemptions is not None:
             preempted = max(sums.preemptions - since.preemptions, 0)
         capacity = None if view is None else _capacity(view)
-        return Window(prefills, self._timed(began, self._others), sums.itl_ms(since), capacity, peak, preempted)
+        figures = Figures(sums.itl_ms(since), capacity, peak, preempted)
+        return Window(prefills, self._timed(began, self._others), figures)
 
     def _timed(self, since: float, replicas: Iterable[str]) -> tuple[Timed, ...]:
         return tuple(

@@ -13,6 +13,7 @@ from stand_in_launcher import StandIn
 
 from engines.reports import PrefillSettings
 from engines.simulated.settings import SimulatorSettings
+from gateway.serving.prefill.auto import Auto
 from gateway.serving.server import RunningGateway
 
 SGLANG = SimulatorSettings(dialect="sglang", model="m", speed=100, chunk_tokens=8192, kv_tokens=300_000)
@@ -269,6 +270,29 @@ async def test_without_a_launcher_an_engine_that_does_not_take_it_is_left_as_it_
             assert "is not ours to restart: do so with --chunked-prefill-size 4096" in change["reason"]
             assert await one.chunks() == [8192, 8192]
             assert one.states() == ["up", "up"]
+
+
+async def test_advice_is_followed_by_itself_where_the_pool_says_so() -> None:
+    """Once: what runs then is the largest that is allowed. A pool that does not say so only has the advice."""
+    base = replace(SGLANG, chunk_tokens=2048)
+    wish = {"chunk_tokens": 2048, "auto_min": 2048, "auto_max": 4096, "auto_hold_s": 0.0}
+    for auto in (False, True):
+        async with fleet(2, base, auto=auto, **wish) as one:
+            for number in range(40):
+                answer = await post(one.run, chat(f"{number:08d}" * 1300, stream=True, max_tokens=4))
+                assert answer.status_code == 200
+            assert (await one.view())["advice"]["to"] == 4096
+            following = Auto(one.run.gateway, one.run._ports[0].app.state.changes)
+            await following.look()
+            if not auto:
+                assert (await one.view())["change"] is None
+                continue
+            change = await one.ended()
+            assert change["state"] == "done", change
+            assert "advice is followed: 100% of 40 prompts had more uncached tokens" in change["steps"][0]["said"]
+            assert await one.chunks() == [4096, 4096]
+            await following.look()
+            assert len(one.run.gateway.changes()) == 1
 
 
 async def test_a_pool_without_a_launcher_says_what_to_do() -> None:

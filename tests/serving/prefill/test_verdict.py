@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from gateway.prefill.verdict import ENOUGH, Timed, Window, compare
+from gateway.prefill.verdict import ENOUGH, Figures, Timed, Window, compare
 
 
 def predict_ms(tokens: float) -> float:
@@ -49,8 +49,8 @@ def test_noise_is_no_reason() -> None:
 
 
 def test_too_little_traffic_says_nothing() -> None:
-    before = Window(traffic(1.0, 40, 1), (), 12.0, 600_000, 0.4, 0, 12_000.0)
-    after = Window(traffic(3.0, ENOUGH - 1, 2), (), 15.0, 534_464, 0.5, 0, None)
+    before = Window(traffic(1.0, 40, 1), (), Figures(12.0, 600_000, 0.4, 0, 12_000.0))
+    after = Window(traffic(3.0, ENOUGH - 1, 2), (), Figures(15.0, 534_464, 0.5, 0, None))
     said = compare("r", before, after, 8192, 0.1)
     assert (said.prefill, said.worse) == (None, "")
     assert said.sentence == (
