@@ -97,3 +97,6 @@ class Dialect(Protocol):
 
     def warnings(self, description: EngineDescription, wished: PrefillSettings) -> tuple[str, ...]:
         """One sentence each: what is missing or differs from the wish, and the flag to add."""
+
+    def answer_warnings(self, answer: bytes) -> tuple[str, ...]:
+        """One sentence for each flag that an answer to a chat shows to be missing, as far as no page tells."""

@@ -211,7 +211,7 @@ class SglangDialect:
         )
 
     def launch_command(self, spec: LaunchSpec) -> LaunchCommand:
-        """`python -m sglang.launch_server --model-path MODEL …`; `/health` is made cheap, by default it generates."""
+        """`python3 -m sglang.launch_server --model-path MODEL …`; `/health` is made cheap, by default it generates."""
         flags = {
             "--served-model-name": spec.served_name,
             "--host": spec.host,
@@ -224,7 +224,7 @@ class SglangDialect:
             *self.launch_flags(spec.prefill),
             *self.measuring_flags(spec.event_ports, spec.event_topic),
         )
-        program, model = ("python", "-m", "sglang.launch_server"), ("--model-path", spec.model)
+        program, model = ("python3", "-m", "sglang.launch_server"), ("--model-path", spec.model)
         return written(spec, program, model, words, {"SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0"})
 
     def warnings(self, description: EngineDescription, wished: PrefillSettings) -> tuple[str, ...]:
@@ -241,6 +241,10 @@ class SglangDialect:
                 "prefix caching is off, so no prompt is ever reused: restart without --disable-radix-cache"
             )
         return (*sentences, *advise_on_prefill(self.name, description.prefill, wished, self.launch_flags))
+
+    def answer_warnings(self, answer: bytes) -> tuple[str, ...]:  # noqa: ARG002 - the interface
+        """None: `/server_info` tells all."""
+        return ()
 
 
 def _read_server(pages: Pages) -> Json:

@@ -9,6 +9,7 @@ from engines.bodies import (
     read_digits,
     read_flag,
     read_fraction,
+    read_json,
     read_model_cards,
     read_object,
     read_page,
@@ -37,6 +38,11 @@ _VERSION = "/version"
 _SERVER_INFO = "/server_info?config_format=json"  # only with VLLM_SERVER_DEV_MODE=1
 _EVENT_SOURCES = "/kv_event_sources"  # not in 0.25
 _MOST_RANKS = 1024
+
+_NO_CACHED_TOKENS = (
+    "usage carries no cached tokens, so hit rates cannot be confirmed: restart with --enable-prompt-tokens-details"
+)
+_NO_TIMES = "answers do not say how long prefill took without the queue: restart with --enable-per-request-metrics"
 
 _RUNNING = "vllm:num_requests_running"
 _WAITING = "vllm:num_requests_waiting"
@@ -222,13 +228,19 @@ class VllmDialect:
         if description.exposes_metrics is False:
             sentences.append("/metrics has no load of the engine: restart without --disable-log-stats")
         if description.reports_cached_tokens is False:
-            sentences.append(
-                "usage carries no cached tokens, so hit rates cannot be confirmed: "
-                "restart with --enable-prompt-tokens-details"
-            )
+            sentences.append(_NO_CACHED_TOKENS)
         if description.prefix_caching is False:
             sentences.append("prefix caching is off, so no prompt is ever reused: restart with --enable-prefix-caching")
         return (*sentences, *advise_on_prefill(self.name, description.prefill, wished, self.launch_flags))
+
+    def answer_warnings(self, answer: bytes) -> tuple[str, ...]:
+        """No page tells of these two flags."""
+        body = read_object(read_json(answer))
+        usage = read_object(body.get("usage"))
+        if not usage:
+            return ()
+        sentences = () if usage.get("prompt_tokens_details") is not None else (_NO_CACHED_TOKENS,)
+        return sentences if body.get("metrics") is not None else (*sentences, _NO_TIMES)
 
 
 def _read_token_counters(samples: list[Sample]) -> tuple[int | None, int | None]:

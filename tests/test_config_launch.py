@@ -154,6 +154,7 @@ POD = {"workload": "vllm", "container": "engine"}
             [pool(launch={"kind": "systemd", "systemd": {"unit": "{name}{x}.service"}})],
             "may say {engine}, {pool}",
         ),
+        ([pool(launch={"kind": "systemd", "directory": "srv"})], "launch.directory must be an absolute path"),
         ([pool(launch={"kind": "kubernetes"})], "say kubernetes = {workload"),
         (
             [pool(launch={"kind": "kubernetes", "kubernetes": POD})],

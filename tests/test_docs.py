@@ -52,7 +52,7 @@ def test_every_setting_is_documented() -> None:
     for section in sections:
         assert f"[{section.name}]" in table
         inner = getattr(section.type, "item_type", section.type)
-        for name in getattr(inner, "__struct_fields__", ()):
+        for name in getattr(inner, "__struct_encode_fields__", ()):
             assert f"`{name}`" in table or f"[pools.{name}]" in table, f"[{section.name}] {name}"
 
 

@@ -19,7 +19,7 @@ class LaunchSpec:
     """One replica as it is to run. `dialect` is the engine's word in the config; `model` what is loaded (a path or a
     hub's name), `served_name` the name it answers to (None: the engine's own choice).
 
-    `program` is the command before all flags, () for the dialect's own (`vllm serve`, `python -m
+    `program` is the command before all flags, () for the dialect's own (`vllm serve`, `python3 -m
     sglang.launch_server`). `flags` come last, so that they win; `without` names flags of ours that are left out, for
     engines too old to know them. `gpus` are the devices it sees, () for all. `event_ports` None: it publishes no KV
     events. `directory` is where it runs, "" where its launcher does.

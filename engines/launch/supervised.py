@@ -1,8 +1,6 @@
 """One replica under supervision: started, watched, and started again when it ends by itself; does I/O."""
 
 import asyncio
-import contextlib
-import fcntl
 import os
 import time
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Final
 from engines.launch.command import LaunchCommand
 from engines.launch.kept import KeptProcess
 from engines.launch.launcher import LaunchError, LaunchSpec, ProcessState, ProcessView
+from engines.launch.lock import locked, opened
 from engines.launch.ports import taken_port
 from engines.launch.rotated_log import RotatedLog
 from engines.launch.rules import Rules
@@ -26,6 +25,7 @@ class Supervised:
         self.log = log
         self.spec: LaunchSpec | None = None
         """What it runs as, or ran as."""
+        self._command = LaunchCommand((), ())
         self._rules = rules
         self._lock = lock
         self._turn = asyncio.Lock()
@@ -55,36 +55,45 @@ class Supervised:
 
     def view(self) -> ProcessView:
         """How it stands."""
-        command = () if self.spec is None else _command(self.spec).words
         pid = None if self._process is None else self._process.pid
-        return ProcessView(self._state, command, pid, self._restarts, self._reason)
+        return ProcessView(self._state, self._command.words, pid, self._restarts, self._reason)
 
     async def _begin(self, spec: LaunchSpec) -> None:
+        try:
+            command = dialect(spec.dialect).launch_command(spec)
+        except ValueError as error:
+            raise LaunchError(str(error)) from error
         await self._end()
-        self.spec = spec
+        self.spec, self._command = spec, command
         self._state, self._restarts, self._reason = ProcessState.STARTING, 0, ""
         self._settled.clear()
-        self._keeping = asyncio.create_task(self._keep(spec))
+        self._keeping = asyncio.create_task(self._keep(spec, command))
+        self._keeping.add_done_callback(self._kept)
         await self._settled.wait()
         if self._state is ProcessState.FAILED:
             raise LaunchError(self._reason)
 
+    def _kept(self, keeping: asyncio.Task[None]) -> None:
+        """It is kept no more: stopped, given up, or by a fault of our own."""
+        if not keeping.cancelled() and (error := keeping.exception()) is not None:
+            self._state, self._reason = ProcessState.FAILED, f"it could not be supervised: {error!r}"
+        self._settled.set()
+
     async def _end(self) -> None:
         if self._keeping is not None:
             self._keeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeping
+            await asyncio.wait([self._keeping])
             self._keeping = None
         self._state = ProcessState.STOPPED
 
-    async def _keep(self, spec: LaunchSpec) -> None:
+    async def _keep(self, spec: LaunchSpec, command: LaunchCommand) -> None:
         """Life after life, until it ends too often in a row."""
         failures = 0
         while True:
             self._state = ProcessState.STARTING
             began = time.monotonic()
             try:
-                self._reason = await self._live(spec)
+                self._reason = await self._live(spec, command)
             except LaunchError as error:  # no second try makes a program that is not there
                 self._reason = str(error)
                 failures = self._rules.tries
@@ -101,9 +110,8 @@ class Supervised:
             await asyncio.sleep(self._rules.pause_s(failures))
             self._restarts += 1
 
-    async def _live(self, spec: LaunchSpec) -> str:
+    async def _live(self, spec: LaunchSpec, command: LaunchCommand) -> str:
         """One process, from its start to its end; how that came about, as a sentence."""
-        command = _command(spec)
         lock = await self._locked()
         try:
             if (taken := await asyncio.to_thread(taken_port, spec)) is not None:
@@ -125,21 +133,15 @@ class Supervised:
 
     async def _locked(self) -> int:
         """The lock, once the process of an earlier supervisor, if there is one, has ended."""
-        lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = opened(self._lock)
         try:
-            while True:
-                with contextlib.suppress(BlockingIOError):
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return lock
+            while not locked(lock):  # noqa: ASYNC110 - a lock has no event
                 await asyncio.sleep(_LOOK_S)
         except BaseException:
             os.close(lock)
             raise
+        return lock
 
     def _write(self, sentence: str) -> None:
         """A line of our own in its log."""
         self.log.write(f"prefixgate {time.strftime('%Y-%m-%dT%H:%M:%S%z')}: {sentence}\n".encode())
-
-
-def _command(spec: LaunchSpec) -> LaunchCommand:
-    return dialect(spec.dialect).launch_command(spec)

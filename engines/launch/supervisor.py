@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import fcntl
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from engines.launch.launcher import LaunchError, LaunchSpec
+from engines.launch.lock import locked, opened
 from engines.launch.messages import (
     ASKS,
     LIMIT,
@@ -150,15 +150,10 @@ class Supervisor:
 @contextlib.contextmanager
 def _owned(run_dir: Path) -> Iterator[None]:
     """Nobody else has the folder meanwhile."""
+    lock = opened(run_dir / "supervisor.lock")
     try:
-        lock = os.open(run_dir / "supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise LaunchError(f"{run_dir} cannot be written: {error.strerror or error}") from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LaunchError(f"another supervisor has {run_dir}: give this one another run_dir") from None
+        if not locked(lock):
+            raise LaunchError(f"another supervisor has {run_dir}: give this one another run_dir")
         yield
     finally:
         os.close(lock)

@@ -36,12 +36,14 @@ def workload_patch(place: Place, spec: LaunchSpec, at: str) -> dict[str, Any]:
     GPUs (Recreate).
     """
     command = dialect(spec.dialect).launch_command(spec)
-    container = {
+    container: dict[str, Any] = {
         "name": place.container,
         "command": list(command.program),
         "args": list(command.arguments),
         "env": [{"name": name, "value": value} for name, value in command.env.items()],
     }
+    if spec.directory:
+        container["workingDir"] = spec.directory
     template: dict[str, Any] = {"spec": {"containers": [container]}}
     if place.kind == "StatefulSet":
         return {"spec": {"updateStrategy": {"type": "OnDelete", "rollingUpdate": None}, "template": template}}

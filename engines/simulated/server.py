@@ -19,7 +19,7 @@ from engines.simulated.answers import json_response
 from engines.simulated.breakage import Protocol
 from engines.simulated.face import Face
 from engines.simulated.service import EngineService
-from engines.simulated.settings import SimulatorSettings
+from engines.simulated.settings import SIMULATED_HEADER, SimulatorSettings
 from engines.simulated.sglang_face import SglangFace
 from engines.simulated.vllm_face import VllmFace
 
@@ -64,7 +64,7 @@ async def serving(settings: SimulatorSettings) -> AsyncIterator[str]:
         listener.close()
         raise
     app = create_app(settings)
-    server = _Server(app)
+    server = _Server(app, settings)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         await server.begun.wait()
@@ -109,13 +109,14 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 class _Server(uvicorn.Server):
     """A server that leaves the signals to whoever started it, and says when it has begun (or failed to)."""
 
-    def __init__(self, app: Starlette) -> None:
+    def __init__(self, app: Starlette, settings: SimulatorSettings) -> None:
         config = uvicorn.Config(
             app,
             http=Protocol,
             lifespan="on",
             log_level="error",
             access_log=False,
+            headers=[(SIMULATED_HEADER, settings.label)],
             timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
         )
         super().__init__(config)

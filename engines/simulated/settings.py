@@ -1,14 +1,17 @@
 """The settings of one simulated engine, checked as an engine checks its own at start; pure."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
-from engines.simulated.profile import PROFILES, Engine, EngineProfile
+from engines.simulated.profile import PROFILES, EngineProfile
+from engines.simulated.published import Engine
 from engines.simulated.sequences import EngineLimits
 
 EventEncoding = Literal["map", "array"]
 
 _VERSIONS: dict[Engine, str] = {"vllm": "0.33.0", "sglang": "0.5.23"}
+SIMULATED_HEADER: Final = "x-simulated-engine"
+"""Every answer of a simulated engine has it, so that no figure of one is ever taken for hardware's."""
 DEFAULT_PROFILES: dict[str, str] = {"vllm": "vllm-w4a8", "sglang": "sglang-fp4"}
 """Of an engine that is not told its profile."""
 
@@ -89,6 +92,11 @@ class SimulatorSettings:
     def engine_profile(self) -> EngineProfile:
         """The profile, at true speed."""
         return PROFILES[self.profile or DEFAULT_PROFILES[self.dialect]]
+
+    @property
+    def label(self) -> str:
+        """The value of `SIMULATED_HEADER`: what it is modelled on, and how many times faster it runs."""
+        return f"{self.engine_profile.name}; speed={self.speed:g}"
 
     @property
     def capacity_tokens(self) -> int:

@@ -14,9 +14,11 @@ from engines.launch.launcher import LaunchError
 from gateway.cli.usage import Commands, add_fleet_options, command, config_of
 from gateway.config import Config, PoolConfig
 from gateway.routing.snapshot import ReplicaView, Snapshot
+from gateway.serving.experiments.place import kept_in, trials_in
 from gateway.serving.journal import open_journal
 from gateway.serving.launching import missing_flags
 from gateway.serving.polling import looked_once
+from gateway.serving.trial import answer_warnings
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -47,7 +49,7 @@ def add_parser(commands: Commands) -> None:
         commands,
         "check",
         _run,
-        "validate a configuration, probe each replica, and print what it reports and every warning",
+        "validate a configuration, ask each replica for what it reports and for one token, and print every warning",
         "prefixgate check --config gateway.toml",
     )
     add_fleet_options(parser)
@@ -57,6 +59,8 @@ def add_parser(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     config = config_of(options)
     open_journal(config)
+    with kept_in(config) as store:
+        trials_in(store)
     snapshot, learned = asyncio.run(_probe(config))
     findings = [Finding(replica, learned.warnings.get(replica.name, [])) for replica in snapshot.replicas]
     usable = all(any(r.state == "up" for r in snapshot.replicas if r.pool == pool.name) for pool in snapshot.pools)
@@ -74,10 +78,12 @@ async def _probe(config: Config) -> tuple[Snapshot, _Learned]:
     async with looked_once(config) as gateway:
         snapshot = gateway.snapshot()
         warnings = gateway.warnings(snapshot)
+        shown = await answer_warnings(gateway, snapshot)
     learned = await _learned(config)
-    for replica, sentences in learned.warnings.items():
-        seen = warnings.setdefault(replica, [])
-        seen += [sentence for sentence in sentences if sentence not in seen]
+    for source in (shown, learned.warnings):
+        for replica, sentences in source.items():
+            seen = warnings.setdefault(replica, [])
+            seen += [sentence for sentence in sentences if sentence not in seen]
     for pool in config.pools:
         await _compare_processes(pool, warnings)
     return snapshot, _Learned(warnings, learned.advice)
@@ -149,7 +155,7 @@ def _prefill(replica: ReplicaView) -> Iterator[str]:
     for field, word in PREFILL_WORDS.items():
         runs, wished = getattr(replica.prefill_actual, field), getattr(replica.prefill_desired, field)
         if field == "chunk_tokens" or wished is not None or runs:
-            yield f"{word} {_shown(runs)}" + ("" if wished == runs else f" (wished {_shown(wished)})")
+            yield f"{word} {_shown(runs)}" + ("" if wished in (None, runs) else f" (wished {_shown(wished)})")
 
 
 def _shown(value: int | bool | None) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from engines.launch.confidential import guest_evidence
 from engines.launch.drop_in import drop_in
 from engines.launch.launcher import LaunchSpec
 from engines.launch.workload import workload_patch
@@ -73,8 +74,10 @@ def _render(options: argparse.Namespace) -> int:
 
 
 def _where(pool: PoolConfig, spec: LaunchSpec) -> str:
-    """The folder that relative paths are in, where it was said."""
-    return f", in {spec.directory}" if pool.launch.directory else ""
+    """The folder that relative paths are in, where it was said, and how we know of a confidential guest."""
+    folder = f", in {spec.directory}" if spec.directory else ""
+    seen = spec.confidential and pool.launch.confidential is None
+    return folder + (f", in a confidential-computing guest ({guest_evidence()})" if seen else "")
 
 
 def _rendering(pool: PoolConfig, spec: LaunchSpec) -> Rendering:

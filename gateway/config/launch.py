@@ -61,7 +61,7 @@ class LaunchConfig(Section, frozen=True):
     """`[pools.launch]`: by default somebody else starts the replicas, and prefixgate only says how.
 
     `model_path` is what engines load, by default the pool's `model`; `program` what is run instead of the engine's own
-    (`vllm serve`, `python -m sglang.launch_server`); `flags` come after ours, and of ours those in `without` are left
+    (`vllm serve`, `python3 -m sglang.launch_server`); `flags` come after ours, and of ours those in `without` are left
     out, for engines too old to know them. `host` is what they listen on, by default the URL's host, and every address
     in a pod. `gpus` lists each replica's devices, by default the next `gpus_per_replica` from 0; [] leaves them all
     visible. `confidential` None looks whether this host is a confidential-computing guest. `run_dir` and `log_dir` hold
@@ -109,6 +109,9 @@ def check_launch(where: str, launch: LaunchConfig, replicas: int) -> None:
         require(bool(_ENV_NAME.fullmatch(name)), f"{where}: launch.env: {name!r} is no name of a variable")
     _check_gpus(where, launch, replicas)
     _check_restart(where, launch.restart)
+    elsewhere = launch.kind in (SYSTEMD, KUBERNETES) and launch.directory
+    absolute = not elsewhere or launch.directory.startswith("/")
+    require(absolute, f"{where}: launch.directory must be an absolute path: {launch.kind} has no folder of ours")
     if launch.kind == SYSTEMD:
         _check_systemd(where, launch.systemd, replicas)
     if launch.kind == KUBERNETES:

@@ -26,19 +26,18 @@ def launch_spec(pool: PoolConfig, name: str, url: str, *, guest: bool) -> Launch
     model = launch.model_path or pool.model
     if model is None:
         raise ConfigError(f"pool `{pool.name}`: say what its engines load: model or launch.model_path")
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     confidential = launch.is_here and guest if launch.confidential is None else launch.confidential
     return LaunchSpec(
         name=name,
         dialect=pool.engine,
         model=model,
         host=launch.host or ("0.0.0.0" if launch.kind == KUBERNETES else parts.hostname or ""),  # noqa: S104 - in a pod
-        port=port,
+        port=_port(url),
         served_name=pool.model,
         prefill=pool.prefill.settings(),
         tensor_parallel=launch.tensor_parallel or pool.gpus_per_replica,
         gpus=_gpus(pool, url),
-        event_ports=_event_ports(pool, port),
+        event_ports=event_ports(pool, url),
         event_topic=pool.events.topic,
         directory=launch.directory,
         program=tuple(launch.program),
@@ -61,9 +60,14 @@ def _gpus(pool: PoolConfig, url: str) -> tuple[int, ...]:
     return tuple(range(first, first + pool.gpus_per_replica))
 
 
-def _event_ports(pool: PoolConfig, port: int) -> EventPorts | None:
+def _port(url: str) -> int:
+    parts = urlsplit(url)
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def event_ports(pool: PoolConfig, url: str) -> EventPorts | None:
     """Those of [pools.events], or some that follow from the replica's own: so no two of a host are the same."""
-    events = pool.events
+    events, port = pool.events, _port(url)
     if events.mode == "off":
         return None
     if events.port is not None:

@@ -43,8 +43,9 @@ class PoolConfig(Section, frozen=True):
     whose value the engines want as their bearer token. `tokens` says how prompts become token ids: "none" (the
     prefix chain is of text), "tokenizer:PATH" (a folder with tokenizer.json and chat template, or that file), or
     "engine" (the replicas' own /tokenize). `warm_families` of the prefix families in most use are prefilled at a
-    replica that has started again, and elsewhere before one is drained. For https:// replicas: PEM files of the
-    authority that signed their certificates and of the certificate that we show them, and whether theirs is looked at.
+    replica that has started again, and elsewhere before one is drained. With `pinned_only` the pool gets copies of
+    shadows, and requests that name it, but nothing else. For https:// replicas: PEM files of the authority that signed
+    their certificates and of the certificate that we show them, and whether theirs is looked at.
     """
 
     name: str
@@ -60,6 +61,7 @@ class PoolConfig(Section, frozen=True):
     discovery: DiscoveryConfig | None = None
     launch: LaunchConfig = LaunchConfig()
     warm_families: int = 0
+    pinned_only: bool = False
     tls_ca: str | None = None
     tls_client_cert: str | None = None
     tls_client_key: str | None = None
@@ -80,7 +82,7 @@ class PoolConfig(Section, frozen=True):
         replicas = tuple(
             ReplicaSpec(f"{self.name}-{number}", url.rstrip("/")) for number, url in enumerate(self.replicas)
         )
-        return PoolSpec(self.name, self.model, replicas, self.prefill.settings(), self.encoding)
+        return PoolSpec(self.name, self.model, replicas, self.prefill.settings(), self.encoding, self.pinned_only)
 
 
 def check_pools(pools: list[PoolConfig]) -> None:

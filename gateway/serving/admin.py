@@ -27,6 +27,7 @@ from gateway.serving.metrics import registry
 from gateway.serving.prefill.routes import routes as prefill_routes
 from gateway.serving.prefill.story import ChangeView
 from gateway.serving.report import WorkerView
+from gateway.serving.shadowing.tally import ShadowSummary
 from gateway.serving.sharing.status import SharingStatus
 from gateway.serving.tenant_figures import TenantView
 from gateway.serving.whole import recent_requests, request_told, whole_report
@@ -68,6 +69,7 @@ class AdminView(msgspec.Struct, frozen=True):
     gateway: GatewayView
     snapshot: Snapshot
     experiments: tuple[ExperimentView, ...] = ()
+    shadows: tuple[ShadowSummary, ...] = ()
 
 
 @routes.get("/", response_class=HTMLResponse)
@@ -105,6 +107,12 @@ async def _request(gateway: TheGateway, request_id: str) -> Response:
     return json_response(told)
 
 
+@routes.get("/api/shadows")
+async def _shadows(gateway: TheGateway) -> Response:
+    report = await whole_report(gateway)
+    return json_response(msgspec.json.encode(report.shadows))
+
+
 @routes.post("/api/explain", openapi_extra={"requestBody": _ANY_BODY})
 async def _explain(
     gateway: TheGateway, request: Request, endpoint: str = "/v1/chat/completions", tenant: str | None = None
@@ -131,7 +139,8 @@ async def encoded_view(gateway: Gateway) -> bytes:
     )
     snapshot = report.snapshot
     experiments = views(gateway.experiments.trials, snapshot.exposures, report.headlines)
-    return msgspec.json.encode(AdminView(view, snapshot, experiments))
+    shadows = tuple(one.summary() for one in report.shadows)
+    return msgspec.json.encode(AdminView(view, snapshot, experiments, shadows))
 
 
 async def _snapshots(gateway: Gateway) -> AsyncIterator[bytes]:

@@ -14,6 +14,7 @@ from engines.dialect import Dialect, Pages
 from engines.registry import dialect
 from engines.reports import EngineCall, EngineDescription
 from gateway.config import Config
+from gateway.config.launch_specs import event_ports
 from gateway.config.prefill import SETTINGS
 from gateway.journal.entry import Entry
 from gateway.routing.facts import Fact, ReplicaDown, ReplicaRestarted
@@ -34,6 +35,7 @@ from gateway.serving.placing import Placer
 from gateway.serving.prefill.story import ChangeState, ChangeView
 from gateway.serving.recourse import Recourse
 from gateway.serving.request_log import RequestLog
+from gateway.serving.shadowing.shadows import Shadows
 from gateway.serving.sharing.channel import Channel
 from gateway.serving.sharing.sharer import Sharer
 from gateway.serving.tls import EngineTls
@@ -95,6 +97,8 @@ class Gateway:
         )
         self.experiments = Experiments(self.router, self.clock, store)
         self.experiments.follow(plan.trials, config.pools, plan.members)
+        self.shadows = Shadows(self.clock, Random(seed))
+        self.shadows.configure(config.shadows)
         self.placer = Placer(self.router, self.clock)
         self.recourse = Recourse(config.retry, routing.max_attempts, Random(seed))
         self.tls = EngineTls(config.pools)
@@ -154,6 +158,7 @@ class Gateway:
         self.models = {pool.name: pool.model for pool in config.pools}
         self._encodings = {pool.name: pool.encoding for pool in config.pools}
         self._renew_hot()
+        self.shadows.configure(config.shadows)
         self.feeds.configure(config)
         if self.journal is not None:
             self.journal.configure(config.pools)
@@ -268,7 +273,8 @@ class Gateway:
         if replica.cache.broken is not None:
             warnings.append(replica.cache.broken.sentence)
         if replica.description.publishes_events is False and self.feeds.wanted(replica.pool):
-            flags = backend.dialect.measuring_flags()
+            pool = next(one for one in self.config.pools if one.name == replica.pool)
+            flags = backend.dialect.measuring_flags(event_ports(pool, backend.url))
             flag, value = flags[flags.index(EVENTS_FLAG) :][:2]
             warnings.append(f"it publishes no KV events, so what it caches is guessed: restart with {flag} '{value}'")
         return warnings + self.feeds.warnings(replica.name) + self.token_differences.get(replica.name, [])

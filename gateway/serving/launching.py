@@ -116,11 +116,13 @@ def is_guest() -> bool:
 
 
 def run_dir_of(pool: PoolConfig) -> Path:
-    """Where a local pool's supervisor has its socket and its state."""
+    """Where a local pool's supervisor has its socket and its state: by default below what systemd gives a service for
+    its state, or the user's folder for that.
+    """
     if pool.launch.run_dir is not None:
         return Path(pool.launch.run_dir).expanduser()
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "prefixgate" / pool.name
+    state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0] or os.environ.get("XDG_STATE_HOME")
+    return Path(state or Path.home() / ".local" / "state") / "prefixgate" / pool.name
 
 
 def log_dir_of(pool: PoolConfig) -> Path:

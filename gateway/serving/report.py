@@ -25,6 +25,7 @@ from gateway.serving.process_figures import (
     merged_figures,
     own_figures,
 )
+from gateway.serving.shadowing.tally import ShadowFigures, merged_shadows
 from gateway.serving.sharing.status import SharingStatus, merged_status
 from gateway.serving.tenant_figures import TenantView, merged_tenants, tenant_views
 from gateway.serving.tokenise.counts import TokenCounts
@@ -67,6 +68,7 @@ class Report(msgspec.Struct, frozen=True):
     tenants: tuple[TenantView, ...] = ()
     changes: tuple[ChangeView, ...] = ()
     """Of prefill settings, as the processes that made them tell them."""
+    shadows: tuple[ShadowFigures, ...] = ()
     observations: dict[str, int] = {}
     headlines: dict[str, Headline] = {}
 
@@ -91,6 +93,7 @@ class Report(msgspec.Struct, frozen=True):
             sharing=self.sharing.counted(),
             tenants=tuple(one.counted() for one in self.tenants),
             changes=tuple(after_its_process(one) for one in self.changes),
+            shadows=tuple(one.counted() for one in self.shadows),
         )
 
 
@@ -129,6 +132,7 @@ def own_report(gateway: Gateway) -> Report:
         changes=gateway.changes(),
         observations=gateway.experiments.counts,
         headlines=gateway.experiments.headlines,
+        shadows=gateway.shadows.figures(),
     )
 
 
@@ -156,6 +160,7 @@ def merged_reports(reports: Sequence[Report]) -> Report:
         changes=latest(view for one in reports for view in one.changes),
         observations=_summed(one.observations for one in reports),
         headlines=_newest(one.headlines for one in reports),
+        shadows=merged_shadows([one.shadows for one in reports]),
     )
 
 

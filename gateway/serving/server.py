@@ -20,6 +20,7 @@ from gateway.serving.admin_guard import configured_guard
 from gateway.serving.discovery.finder import Discovery
 from gateway.serving.experiments.guarding import Guarding
 from gateway.serving.experiments.place import kept_in, trials_in
+from gateway.serving.experiments.probing import Probing
 from gateway.serving.framework import framework
 from gateway.serving.front.connection import LINGER_S, ClientConnection
 from gateway.serving.gateway import Gateway
@@ -33,6 +34,7 @@ from gateway.serving.prefill.auto import Auto
 from gateway.serving.prefill.changes import Changes
 from gateway.serving.prefill.launching import ConfiguredLaunching, Launching, commands_of
 from gateway.serving.prefill.tools import Tools
+from gateway.serving.shadowing.mirroring import Mirroring
 from gateway.serving.sharing.channel import Channel
 from gateway.serving.sharing.configured import configured_channel
 from gateway.serving.tls import server_context
@@ -82,11 +84,13 @@ class RunningGateway:
         membership: Membership,
         reloading: Reloading,
         warmer: Warmer,
+        probing: Probing,
     ) -> None:
         self.gateway = gateway
         self.membership = membership
         self.reloading = reloading
         self.warmer = warmer
+        self.probing = probing
         self.url = ""
         self.admin_url = ""
         self._servers = servers
@@ -188,7 +192,7 @@ async def _running(
     poller = Poller(gateway)
     membership = Membership(gateway, poller, plan, ports)
     reloading = Reloading(gateway, membership, source)
-    warmer = Warmer(gateway)
+    warmer, mirroring = Warmer(gateway), Mirroring(gateway)
     changes = Changes(Tools(gateway, membership, poller, warmer, launching))
     auto = Auto(gateway, changes)
     for server, port in zip(servers, ports, strict=True):
@@ -196,7 +200,7 @@ async def _running(
         port.app.state.membership, port.app.state.reloading, port.app.state.warmer = membership, reloading, warmer
         port.app.state.changes = changes
     discovery = Discovery(gateway, membership)
-    guarding = Guarding(gateway, membership)
+    guarding, probing = Guarding(gateway, membership), Probing(gateway, membership)
     await poller.start()
     await gateway.share_over(channel)
     discovery.configure(config)
@@ -204,7 +208,7 @@ async def _running(
     tasks = [
         asyncio.create_task(server.serve(sockets=[listener])) for server, listener in zip(servers, sockets, strict=True)
     ]
-    run = RunningGateway(gateway, servers, ports, membership, reloading, warmer)
+    run = RunningGateway(gateway, servers, ports, membership, reloading, warmer, probing)
     run.url, run.admin_url = [listening.url(config.server, one) for one in (sockets[0], sockets[-1])]
     try:
         while not all(server.started for server in servers):  # noqa: ASYNC110 - uvicorn has a flag, no event
@@ -218,6 +222,8 @@ async def _running(
         await changes.close()
         await launching.close()
         await guarding.close()
+        await probing.close()
+        await mirroring.close()
         await warmer.close()
         await membership.close()
         await poller.stop()

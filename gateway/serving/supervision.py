@@ -27,7 +27,7 @@ async def supervise(pool: PoolConfig, only: str | None, say: Callable[[str], Non
     Those that were stopped stay so, unless they are named. Raises LaunchError.
     """
     run_dir, log_dir = run_dir_of(pool), log_dir_of(pool)
-    _make(run_dir)
+    _own(run_dir)
     _make(log_dir)
     supervisor = Supervisor(specs_of(pool), run_dir, log_dir, rules_of(pool))
     loop = asyncio.get_running_loop()
@@ -49,12 +49,17 @@ async def _said(start: Awaitable[None], say: Callable[[str], None]) -> None:
         say(f"prefixgate: {error}")
 
 
+def _own(run_dir: Path) -> None:
+    """Make the folder of socket and state, which nobody else may look into. Raises ConfigError."""
+    _make(run_dir)
+    status = run_dir.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise ConfigError(f"{run_dir} is open to others: say a launch.run_dir of its own, or chmod 700 it")
+
+
 def _make(folder: Path) -> None:
-    """A folder that is ours alone."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder.stat().st_uid != os.geteuid():
-            raise ConfigError(f"{folder} belongs to somebody else: say launch.run_dir")
     except OSError as error:
         raise ConfigError(f"{folder} cannot be made: {error.strerror or error}") from error
 
@@ -68,16 +73,19 @@ async def supervised_by(launcher: LocalLauncher) -> int | None:
 
 
 async def ensure_supervisors(pools: Sequence[PoolConfig], config: Path) -> list[str]:
-    """Those of all local pools that want it, one sentence for each that was started or does not come up."""
+    """Those of all local pools that want it, one sentence for each that was started or does not come up.
+
+    None is started by a gateway that is itself a systemd service: systemd would end it together with the gateway.
+    """
     said = []
-    for pool in pools:
-        if pool.launch.kind == LOCAL and pool.launch.autostart:
-            try:
-                started = await ensure_supervisor(pool, config)
-            except LaunchError as error:
-                said.append(str(error))
-            else:
-                said += [f"process {started} supervises pool {pool.name}"] if started is not None else []
+    for pool in (one for one in pools if one.launch.kind == LOCAL and one.launch.autostart):
+        try:
+            if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
+                await local_launcher(pool).supervisor()
+            elif (started := await ensure_supervisor(pool, config)) is not None:
+                said.append(f"process {started} supervises pool {pool.name}")
+        except LaunchError as error:
+            said.append(str(error))
     return said
 
 
@@ -90,19 +98,19 @@ async def ensure_supervisor(pool: PoolConfig, config: Path, only: str | None = N
     if await supervised_by(launcher) is not None:
         return None
     run_dir = run_dir_of(pool)
-    _make(run_dir)
+    _own(run_dir)
     log = run_dir / "supervisor.log"
     command = [sys.executable, "-m", "gateway", "engine", "launch", "--config", str(config.resolve())]
     command += ["--pool", pool.name, *(("--replica", only) if only is not None else ())]
     process = _spawned(command, log)
     deadline = time.monotonic() + _UP_S
-    while time.monotonic() < deadline:
+    has_ended = False
+    while not has_ended and time.monotonic() < deadline:
+        await asyncio.sleep(_LOOK_S)
+        has_ended = _has_ended(process)  # perhaps because somebody else has just started one: asked is once more
         with contextlib.suppress(LaunchError):
             if (found := await supervised_by(launcher)) is not None:
                 return found
-        if _has_ended(process):
-            break
-        await asyncio.sleep(_LOOK_S)
     said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     raise LaunchError(f"the supervisor of pool `{pool.name}` does not come up: {said[-1] if said else f'see {log}'}")
 

@@ -1,5 +1,6 @@
 """`prefixgate engine …`: render, launch, status, stop, logs, and a simulated engine under real engines' flags."""
 
+import asyncio
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 from processes import prefixgate
 from tiny_engines import PROGRAM, alive, free_port, noted
@@ -19,6 +21,9 @@ from engines.launch.launcher import LaunchSpec
 from engines.registry import dialect
 from engines.reports import PrefillSettings
 from gateway.cli import run
+from gateway.config import load
+from gateway.serving.launching import missing_flags
+from gateway.serving.supervision import ensure_supervisors
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 40
@@ -81,6 +86,11 @@ def test_the_life_of_a_local_pool(tiny: Path, tmp_path: Path, capsys: pytest.Cap
     assert run(["engine", "logs", *file, "--replica", "p-0", "--lines", "1"]) == 0
     assert capsys.readouterr().out == "I load the weights\n"
 
+    [pool] = load(tiny).pools
+    assert asyncio.run(missing_flags(pool)) == {"p-0": [], "p-1": []}
+    wished = msgspec.structs.replace(pool, prefill=msgspec.structs.replace(pool.prefill, chunk_tokens=8192))
+    assert asyncio.run(missing_flags(wished))["p-0"] == ["--max-num-batched-tokens 8192"]
+
     os.kill(supervisor, signal.SIGKILL)
     eventually(lambda: not any(alive(pid) for pid in noted(tmp_path)))
     assert run(["engine", "launch", *file, "--detach"]) == 0
@@ -110,6 +120,14 @@ def test_serve_starts_a_supervisor_and_leaves_its_engines_running(
     assert len(noted(tmp_path)) == 2
 
 
+def test_a_service_of_systemd_starts_none(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would end with the service."""
+    monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid()))
+    [sentence] = asyncio.run(ensure_supervisors(load(tiny).pools, tiny))
+    assert sentence.startswith("pool `p` has no supervisor")
+    assert asyncio.run(ensure_supervisors([], tiny)) == []
+
+
 def test_a_program_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = config_of(tmp_path, ["nonsuch-program"], replicas=1)
     assert run(["engine", "launch", "--config", str(path), "--detach"]) == 1
@@ -126,6 +144,11 @@ def test_a_supervisor_that_does_not_come_up_says_why(tmp_path: Path, capsys: pyt
     path = config_of(tmp_path, ["x"], run_dir=str(tmp_path / "file"))
     assert run(["engine", "launch", "--config", str(path)]) == 2
     assert "cannot be made: File exists" in capsys.readouterr().err
+    (tmp_path / "open").mkdir(mode=0o755)
+    path = config_of(tmp_path, ["x"], run_dir=str(tmp_path / "open"))
+    for detach in ((), ("--detach",)):
+        assert run(["engine", "launch", "--config", str(path), *detach]) == 2
+        assert "is open to others" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_vllm() -> None:
 
 def test_sglang() -> None:
     assert command(FP4).shell_lines().split(" \\\n  ") == [
-        "CUDA_VISIBLE_DEVICES=0,1 SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION=0 python -m sglang.launch_server",
+        "CUDA_VISIBLE_DEVICES=0,1 SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION=0 python3 -m sglang.launch_server",
         "--model-path deepseek-ai/DeepSeek-V4-Flash",
         "--served-model-name dsv4",
         "--host 127.0.0.1",
@@ -165,7 +165,7 @@ def test_a_drop_in_says_the_command_as_systemd_reads_it() -> None:
 
 
 def test_a_patch_changes_one_pod_at_a_time() -> None:
-    spec = dataclasses.replace(W4A8, gpus=(), env={"A": "b"})
+    spec = dataclasses.replace(W4A8, gpus=(), env={"A": "b"}, directory="/srv")
     patch = workload_patch(Place("StatefulSet", "vllm", "vllm-0", "engine"), spec, "now")["spec"]
     assert patch["updateStrategy"] == {"type": "OnDelete", "rollingUpdate": None}
     [container] = patch["template"]["spec"]["containers"]
@@ -174,6 +174,7 @@ def test_a_patch_changes_one_pod_at_a_time() -> None:
         "command": ["vllm", "serve"],
         "args": list(command(spec).arguments),
         "env": [{"name": "A", "value": "b"}],
+        "workingDir": "/srv",
     }
     patch = workload_patch(Place("Deployment", "vllm-0", "", "engine"), spec, "now")["spec"]
     assert patch["strategy"]["type"] == "Recreate"

@@ -182,6 +182,16 @@ async def test_what_no_second_try_helps_is_an_error_at_once(
         assert (await launcher.view("p-0")).state is ProcessState.FAILED
 
 
+async def test_an_engine_that_is_not_known_disturbs_nothing(tmp_path: Path, spec: Spec) -> None:
+    one = spec()
+    async with supervised(tmp_path, one) as (_, launcher):
+        await launcher.start(one)
+        before = await launcher.view("p-0")
+        with pytest.raises(LaunchError, match="unknown engine 'vlm': did you mean 'vllm'"):
+            await launcher.restart(dataclasses.replace(one, dialect="vlm"))
+        assert await launcher.view("p-0") == before
+
+
 async def test_the_next_supervisor_goes_on_with_what_was_applied(tmp_path: Path, spec: Spec) -> None:
     one, two = spec(prefill=PrefillSettings(2048)), spec("p-1")
     applied = dataclasses.replace(one, prefill=PrefillSettings(4096))
