@@ -1,6 +1,6 @@
 """The order of a rolling change: which replica is next, and whether its model can spare it; pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from gateway.routing.snapshot import ReplicaView
 
@@ -10,6 +10,11 @@ _UP = "up"
 def next_replica(replicas: Iterable[ReplicaView]) -> ReplicaView:
     """Of those that are to be changed: first who serves nobody anyway, then who has least to do."""
     return min(replicas, key=lambda one: (one.state == _UP, one.inflight, one.name))
+
+
+def open_beside(replicas: Iterable[ReplicaView], pool: str, apart: Collection[str]) -> list[ReplicaView]:
+    """The pool's own, and those of all others but the pools `apart`, where clients' requests do not go."""
+    return [one for one in replicas if one.pool == pool or one.pool not in apart]
 
 
 def others_up(replicas: Iterable[ReplicaView], taken: ReplicaView) -> int:

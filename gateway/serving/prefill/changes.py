@@ -10,7 +10,7 @@ from engines.advice import impossible_prefill, prefill_drift
 from engines.registry import dialect
 from engines.reports import PrefillSettings
 from gateway.config.prefill import PrefillConfig
-from gateway.prefill.order import others_known
+from gateway.prefill.order import open_beside, others_known
 from gateway.routing.snapshot import ReplicaView
 from gateway.serving.membership.changing import BeginChange, CancelChange
 from gateway.serving.membership.refusal import PlanError
@@ -49,7 +49,8 @@ class Changes:
         )
         before = limits.settings()
         story = Story(name, pool, settings, before, experiment)
-        story.step("begin", f"pool {pool}: {said(before)} → {said(settings)}{f': {why}' if why else ''}")
+        what = f"{said(before)} → {said(settings)}" if before != settings else f"is brought to {said(settings)}"
+        story.step("begin", f"pool {pool}: {what}{f': {why}' if why else ''}")
         if experiment is not None:
             story.step("experiment", f"is recorded as {experiment}")
         self._stories.append(story)
@@ -101,11 +102,12 @@ class Changes:
                 "no_launcher",
             )
         if restarts and not forced:
-            _check_floor(drifted, replicas, pool.prefill.min_up)
+            apart = [one.name for one in self._tools.membership.plan.config.pools if one.pinned_only]
+            _check_floor(drifted, open_beside(replicas, name, apart), pool.prefill.min_up)
         return pool.prefill
 
 
-def _check_floor(drifted: list[ReplicaView], replicas: tuple[ReplicaView, ...], min_up: int) -> None:
+def _check_floor(drifted: list[ReplicaView], replicas: list[ReplicaView], min_up: int) -> None:
     for one in drifted:
         others = others_known(replicas, one)
         if others < min_up:

@@ -1,7 +1,7 @@
 """What a change does to one replica: out of traffic, other settings, up again, warmed, back in traffic; does I/O."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -9,7 +9,8 @@ from engines.advice import prefill_drift
 from engines.launch.launcher import Launcher, LaunchError, ProcessState
 from engines.reports import EngineDescription, PrefillSettings
 from gateway.config.prefill import SETTINGS, PrefillConfig
-from gateway.prefill.order import others_up
+from gateway.prefill.order import open_beside, others_up
+from gateway.routing.snapshot import ReplicaView
 from gateway.serving.engine_client import EngineGoneError
 from gateway.serving.gateway import Backend
 from gateway.serving.membership.changing import GiveBack, TakeReplica
@@ -139,7 +140,7 @@ class OneReplica:
             nonlocal said
             report = await whole_report(self._tools.gateway)
             view = view_of(report, self.name)
-            up = 0 if view is None else others_up(report.snapshot.replicas, view)
+            up = 0 if view is None else others_up(self._beside(report.snapshot.replicas), view)
             if up < least and not said:
                 said = True
                 self._say("wait", f"waits until {least} others of its model are up ({up} now)", "waiting")
@@ -152,6 +153,10 @@ class OneReplica:
             raise StoppedError(
                 f"{self.name} cannot be spared: fewer than {least} others of its model are up"
             ) from error
+
+    def _beside(self, replicas: Iterable[ReplicaView]) -> list[ReplicaView]:
+        apart = [pool.name for pool in self._tools.membership.plan.config.pools if pool.pinned_only]
+        return open_beside(replicas, self._backend.pool, apart)
 
     async def drained(self) -> None:
         """Take it out of traffic, and wait until its requests are over. Raises StoppedError."""
