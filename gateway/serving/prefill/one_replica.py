@@ -123,7 +123,7 @@ class OneReplica:
 
     async def _is_up_for_us(self) -> bool:
         await self._tools.poller.look_at(self.name)
-        return self._state() in ("up", "draining")
+        return self.state in ("up", "draining")
 
     def drift(self, actual: PrefillSettings, wished: PrefillSettings) -> tuple[str, ...]:
         """How what it runs differs from the wish."""
@@ -189,7 +189,7 @@ class OneReplica:
     async def given_back(self) -> None:
         """Back to how it was before: in traffic, unless an operator had drained it."""
         await self._tools.membership.perform(GiveBack(self._story.id))
-        self._say("resume", "takes requests again" if self._state() == "up" else f"is {self._state()}", "back")
+        self._say("resume", "takes requests again" if self.state == "up" else f"is {self.state}", "back")
 
     # ── waiting ──────────────────────────────────────────────────────────────────────────────────
 
@@ -218,7 +218,9 @@ class OneReplica:
         replicas = self._tools.gateway.snapshot().replicas
         return next(((one.state, one.prefill_actual) for one in replicas if one.name == self.name), None)
 
-    def _state(self) -> str:
+    @property
+    def state(self) -> str:
+        """How the router sees it, in a word."""
         seen = self._view_state()
         return "removed" if seen is None else seen[0]
 
