@@ -119,6 +119,9 @@ bench-peers: $(VENV)/dev.stamp $(PEERS:%=.venv-peers/%/installed)  ## the same, 
 chaos: $(VENV)/dev.stamp .redis/installed  ## engines crash, hang and lie, the gateway is replaced: does every request get its answer? (CHAOS_ARGS='--seed 7 --seconds 60 --rate 30')
 	@PYTHONPATH=tests/support $(BIN)/python tests/chaos/chaos.py $(CHAOS_ARGS)
 
+chunk-change: $(VENV)/dev.stamp  ## a pool's chunk is changed under load on simulated engines, then two bad ones are taken back (BENCH_ARGS='--speed 3 --json')
+	@$(BIN)/python tests/bench/chunk_change.py $(BENCH_ARGS)
+
 live-vs-simulated: $(VENV)/dev.stamp  ## the demo's fleet live and in virtual time: do they decide alike? (BENCH_ARGS='--load 0.35 --explain')
 	@$(BIN)/python tests/bench/live_vs_simulated.py $(BENCH_ARGS)
 

@@ -34,10 +34,33 @@ def advise_on_prefill(
     return tuple(sentences)
 
 
+def prefill_drift(actual: PrefillSettings, wished: PrefillSettings, render: RenderFlags) -> tuple[str, ...]:
+    """What differs from the wish, in a few words each, or is not said by the engine; what it cannot do is no drift."""
+    said = []
+    for field, word in PREFILL_WORDS.items():
+        wish, have = getattr(wished, field), getattr(actual, field)
+        if wish is None or wish == have or (have is None and wish is False):
+            continue
+        if render(_only(field, wish)) or render(_only(field, have)):
+            said.append(f"{word} is {_say(have)}, not {_say(wish)}")
+    return tuple(said)
+
+
+def impossible_prefill(engine: str, wished: PrefillSettings, render: RenderFlags) -> tuple[str, ...]:
+    """A sentence for each wish that the engine has no setting for."""
+    return tuple(
+        f"{engine} has no setting for {word}"
+        for field, word in PREFILL_WORDS.items()
+        if getattr(wished, field) not in (None, False) and not render(_only(field, getattr(wished, field)))
+    )
+
+
 def _only(field: str, value: object) -> PrefillSettings:
     changes: dict[str, object] = {field: value}
     return dataclasses.replace(PrefillSettings(), **changes)  # type: ignore[arg-type]
 
 
-def _say(value: int | bool) -> str:
+def _say(value: int | bool | None) -> str:
+    if value is None:
+        return "not known"
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)

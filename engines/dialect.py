@@ -1,6 +1,6 @@
 """The interface of a dialect: all that the gateway knows of one kind of engine; pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 from engines.cache_events import EventBatch, EventSource
@@ -79,6 +79,15 @@ class Dialect(Protocol):
 
     def launch_flags(self, settings: PrefillSettings) -> tuple[str, ...]:
         """Command-line flags for the settings; () for those that are None."""
+
+    def read_command(self, command: Sequence[str]) -> PrefillSettings:
+        """The settings of the command line that a replica was started with, for an engine that does not say them."""
+
+    def prefill_call(self, settings: PrefillSettings) -> EngineCall | None:
+        """The call that changes them while the engine runs; None where no version of it can."""
+
+    def took_prefill(self, status: int, body: bytes) -> bool:
+        """Whether the answer to that call says that it was done. What runs then is for `describe` to say."""
 
     def measuring_flags(self, event_ports: EventPorts | None = EVENT_PORTS, topic: str = "") -> tuple[str, ...]:
         """Command-line flags that make the engine report what prefixgate measures; None: no KV events."""

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
 from engines.advice import advise_on_prefill
@@ -24,6 +24,7 @@ from engines.bodies import (
 from engines.cache_events import BlockKey, EventBatch, EventSource
 from engines.dialect import Continued, Pages, TokeniseFields
 from engines.error_bodies import read_engine_error
+from engines.flags import flag_given, flag_value
 from engines.kv_events import read_event_batch
 from engines.launch.command import LaunchCommand, flag_words, written
 from engines.launch.events_config import events_config
@@ -172,6 +173,32 @@ class SglangDialect:
                 "--enable-mixed-chunk": settings.mixed_chunk,
             }
         )
+
+    def read_command(self, command: Sequence[str]) -> PrefillSettings:
+        """As the flags spell it; `/server_info` says the same and more."""
+        return PrefillSettings(
+            chunk_tokens=read_digits(flag_value(command, "--chunked-prefill-size")),
+            max_prefill_tokens=read_digits(flag_value(command, "--max-prefill-tokens")),
+            mixed_chunk=flag_given(command, "--enable-mixed-chunk") or None,
+        )
+
+    def prefill_call(self, settings: PrefillSettings) -> EngineCall | None:
+        """`POST /set_internal_state`. Up to 0.5.23 it refuses the whole call and changes nothing.
+
+        Numbers are all that it takes: a call for mixed chunks is none.
+        """
+        if settings.mixed_chunk is not None:
+            return None
+        numbers = {"chunked_prefill_size": settings.chunk_tokens, "max_prefill_tokens": settings.max_prefill_tokens}
+        given = {name: value for name, value in numbers.items() if value is not None}
+        if not given:
+            return None
+        return EngineCall("POST", "/set_internal_state", json.dumps({"server_args": given}).encode())
+
+    def took_prefill(self, status: int, body: bytes) -> bool:
+        """One boolean a data-parallel rank, all true."""
+        said = read_json(body)
+        return status == 200 and isinstance(said, list) and bool(said) and all(one is True for one in said)
 
     def measuring_flags(self, event_ports: EventPorts | None = EVENT_PORTS, topic: str = "") -> tuple[str, ...]:
         """Cached tokens in usage, `/metrics` and KV events: all are off by default."""

@@ -1,5 +1,7 @@
 """The dialect of vLLM (read from 0.25 to 0.33, with the metric names of older ones as fall-backs); pure."""
 
+from collections.abc import Sequence
+
 from engines.advice import advise_on_prefill
 from engines.bodies import (
     Json,
@@ -16,6 +18,7 @@ from engines.bodies import (
 from engines.cache_events import EventBatch, EventSource
 from engines.dialect import Continued, Pages, TokeniseFields
 from engines.error_bodies import read_engine_error
+from engines.flags import flag_value
 from engines.kv_events import read_event_batch
 from engines.launch.command import LaunchCommand, flag_words, written
 from engines.launch.events_config import events_config
@@ -177,6 +180,21 @@ class VllmDialect:
                 "--long-prefill-token-threshold": settings.long_prefill_threshold,
             }
         )
+
+    def read_command(self, command: Sequence[str]) -> PrefillSettings:
+        """Outside of dev mode no page says the chunk."""
+        return PrefillSettings(
+            chunk_tokens=read_digits(flag_value(command, "--max-num-batched-tokens")),
+            long_prefill_threshold=read_digits(flag_value(command, "--long-prefill-token-threshold")),
+        )
+
+    def prefill_call(self, settings: PrefillSettings) -> EngineCall | None:  # noqa: ARG002 - the interface
+        """None: vLLM fixes its step's budget at start."""
+        return None
+
+    def took_prefill(self, status: int, body: bytes) -> bool:  # noqa: ARG002 - the interface
+        """False: there is no such call."""
+        return False
 
     def measuring_flags(self, event_ports: EventPorts | None = EVENT_PORTS, topic: str = "") -> tuple[str, ...]:
         """Cached tokens in usage, queue and prefill times in the last frame, and KV events."""

@@ -69,6 +69,8 @@ class SimulatorSettings:
     """Engines with different seeds give different answers, as different checkpoints do."""
     start_s: float = 0.0
     """How long it loads before it listens."""
+    takes_chunk: bool = False
+    """SGLang: whether `/set_internal_state` takes another chunk while it runs, as no released version does."""
 
     def __post_init__(self) -> None:
         if self.profile is not None and self.profile not in PROFILES:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -60,6 +61,7 @@ class SglangFace(Face):
             route("GET", "/flush_cache", self.flush_cache),
             route("POST", "/flush_cache", self.flush_cache),
             route("POST", "/abort_request", self.abort_request),
+            route("POST", "/set_internal_state", self.set_internal_state),
         ]
         shared = super().routes()
         if not self.settings.expose_metrics:
@@ -209,7 +211,7 @@ class SglangFace(Face):
             "context_length": settings.max_model_tokens,
             "max_running_requests": settings.max_running,
             "max_queued_requests": settings.max_queued,
-            "chunked_prefill_size": settings.chunk_tokens,
+            "chunked_prefill_size": self.service.model.limits.chunk_tokens,
             "max_prefill_tokens": settings.max_prefill_tokens,
             "enable_mixed_chunk": settings.mixed_chunk,
             "schedule_policy": "fcfs",
@@ -301,6 +303,20 @@ class SglangFace(Face):
         chosen = [one for one in self.service.live_sequences if every or (rid and one.job.id.startswith(rid))]
         self.service.abort(chosen)
         return Response(status_code=200)
+
+    async def set_internal_state(self, request: Request) -> Response:
+        """POST /set_internal_state: `[true]`, or `[false]` with nothing changed for what is not to be changed."""
+        try:
+            arguments = (await read_body(request)).get("server_args")
+        except Refusal as refusal:
+            return self.refuse(refusal, None)
+        model = self.service.model
+        chunk = arguments.get("chunked_prefill_size") if isinstance(arguments, dict) else None
+        known = isinstance(arguments, dict) and set(arguments) == {"chunked_prefill_size"} and isinstance(chunk, int)
+        if not (self.settings.takes_chunk and known and chunk and not chunk % model.limits.block_tokens):
+            return json_response([False])
+        model.limits = replace(model.limits, chunk_tokens=chunk)
+        return json_response([True])
 
     async def metrics(self, request: Request) -> Response:  # noqa: ARG002 - an endpoint
         """GET /metrics."""

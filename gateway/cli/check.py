@@ -28,8 +28,15 @@ class Finding(msgspec.Struct, frozen=True):
     warnings: list[str]
 
 
+class _Advice(msgspec.Struct):
+    pool: str
+    verdict: str
+    sentence: str
+
+
 class _Learned(msgspec.Struct):
-    warnings: dict[str, list[str]]
+    warnings: dict[str, list[str]] = msgspec.field(default_factory=dict)
+    advice: list[_Advice] = msgspec.field(default_factory=list)
 
 
 class _View(msgspec.Struct):
@@ -54,30 +61,32 @@ def _run(options: argparse.Namespace) -> int:
     open_journal(config)
     with kept_in(config) as store:
         trials_in(store)
-    snapshot, warnings = asyncio.run(_probe(config))
-    findings = [Finding(replica, warnings.get(replica.name, [])) for replica in snapshot.replicas]
+    snapshot, learned = asyncio.run(_probe(config))
+    findings = [Finding(replica, learned.warnings.get(replica.name, [])) for replica in snapshot.replicas]
     usable = all(any(r.state == "up" for r in snapshot.replicas if r.pool == pool.name) for pool in snapshot.pools)
     if options.json:
         report: dict[str, Any] = {"usable": usable, "notices": config.notices(), "replicas": findings}
+        report["advice"] = learned.advice
         print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
     else:
-        _print(config, findings, usable)
+        _print(config, findings, learned.advice, usable)
     return 0 if usable else 1
 
 
-async def _probe(config: Config) -> tuple[Snapshot, dict[str, list[str]]]:
+async def _probe(config: Config) -> tuple[Snapshot, _Learned]:
     """What a look at the replicas shows, and what a gateway that runs with this configuration has learned."""
     async with looked_once(config) as gateway:
         snapshot = gateway.snapshot()
         warnings = gateway.warnings(snapshot)
         shown = await answer_warnings(gateway, snapshot)
-    for source in (shown, await _learned(config)):
+    learned = await _learned(config)
+    for source in (shown, learned.warnings):
         for replica, sentences in source.items():
             seen = warnings.setdefault(replica, [])
             seen += [sentence for sentence in sentences if sentence not in seen]
     for pool in config.pools:
         await _compare_processes(pool, warnings)
-    return snapshot, warnings
+    return snapshot, _Learned(warnings, learned.advice)
 
 
 async def _compare_processes(pool: PoolConfig, warnings: dict[str, list[str]]) -> None:
@@ -94,18 +103,18 @@ async def _compare_processes(pool: PoolConfig, warnings: dict[str, list[str]]) -
         said += [f"it was not started with {flag}, as the file has it: restart it" for flag in untold]
 
 
-async def _learned(config: Config) -> dict[str, list[str]]:
-    """The warnings of the running gateway: only traffic shows a broken cache or events that are not heard."""
+async def _learned(config: Config) -> _Learned:
+    """What the running gateway knows: only traffic shows a broken cache, or what another chunk would be worth."""
     url = f"http://{config.server.host}:{config.server.admin}/api/snapshot"
     try:
         async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
             answer = await client.get(url)
-        return msgspec.json.decode(answer.content, type=_View).gateway.warnings
+        return msgspec.json.decode(answer.content, type=_View).gateway
     except (httpx.HTTPError, httpx.InvalidURL, msgspec.MsgspecError):
-        return {}  # none runs there
+        return _Learned()  # none runs there
 
 
-def _print(config: Config, findings: list[Finding], usable: bool) -> None:
+def _print(config: Config, findings: list[Finding], advice: list[_Advice], usable: bool) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for finding in findings:
         replica = finding.replica
@@ -116,6 +125,8 @@ def _print(config: Config, findings: list[Finding], usable: bool) -> None:
             console.print(f"  {_reported(replica)}")
         for warning in finding.warnings:
             console.print(f"  warning: {warning}", style="yellow")
+    for one in advice:
+        console.print(f"advice for the chunk of {one.pool}: {one.verdict}: {one.sentence}")
     for notice in config.notices():
         console.print(f"note: {notice}")
     if not usable:

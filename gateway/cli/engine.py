@@ -1,5 +1,6 @@
 """`prefixgate engine …`: a module for each group of verbs; does I/O."""
 
+from gateway.cli.engine_apply import add_apply
 from gateway.cli.engine_launch import add_launch, add_logs, add_status, add_stop
 from gateway.cli.engine_render import add_render
 from gateway.cli.engine_simulate import EXAMPLE, add_simulate
@@ -17,6 +18,7 @@ def add_parser(commands: Commands) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     add_render(verbs)
     add_launch(verbs)
+    add_apply(verbs)
     add_status(verbs)
     add_stop(verbs)
     add_logs(verbs)

@@ -38,6 +38,7 @@ def add_simulate(verbs: Commands) -> None:
     add("--no-cached-tokens", dest="report_cached_tokens", action="store_false", default=None,
         help="leave cached tokens out of usage, as engines do without their flag")  # fmt: skip
     add("--adapter", action="append", dest="adapters", metavar="NAME", help="a LoRA adapter to serve (repeatable)")
+    add("--takes-chunk", action="store_true", default=None, help="SGLang: another chunk is taken while it runs")
     add("--eager-tools", action="store_true", default=None, help="call a tool whenever there is one")
     add("--no-dev-mode", dest="dev_mode", action="store_false", default=None, help="vLLM: no /server_info, no reset")
     add("--no-metrics", dest="expose_metrics", action="store_false", default=None, help="SGLang: no /metrics")

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from engines.registry import DIALECTS
-from engines.reports import PrefillSettings
 from gateway.config.discovery import DiscoveryConfig, check_discovery
 from gateway.config.launch import LaunchConfig, check_launch
+from gateway.config.prefill import PrefillConfig, check_prefill
 from gateway.config.section import Section, one_of, require
 from gateway.routing.replica import PoolSpec, ReplicaSpec
 
@@ -18,21 +18,6 @@ TOKENIZER: Final = "tokenizer:"
 MOST_WARM_FAMILIES: Final = 1000
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PLAIN_URL: Final = re.compile(r"[!\"$->A-~]+")  # printable ASCII, no query, fragment or credentials
-
-
-class PrefillConfig(Section, frozen=True):
-    """`[pools.prefill]`: the wished chunked-prefill settings."""
-
-    chunk_tokens: int | None = None
-    long_prefill_threshold: int | None = None
-    max_prefill_tokens: int | None = None
-    mixed_chunk: bool | None = None
-
-    def settings(self) -> PrefillSettings:
-        """In the dialects' words."""
-        return PrefillSettings(
-            self.chunk_tokens, self.long_prefill_threshold, self.max_prefill_tokens, self.mixed_chunk
-        )
 
 
 class EventsConfig(Section, frozen=True):
@@ -121,9 +106,7 @@ def check_pools(pools: list[PoolConfig]) -> None:
         price = pool.usd_per_gpu_hour
         priced = price is None or (math.isfinite(price) and price >= 0)
         require(priced, f"{where}: usd_per_gpu_hour must not be negative")
-        for setting in pool.prefill.__struct_fields__:
-            value = getattr(pool.prefill, setting)
-            require(value is None or value > 0 or value is False, f"{where}: prefill.{setting} must be above 0")
+        check_prefill(where, pool.prefill)
         check_launch(where, pool.launch, len(pool.replicas))
         _check_tokens(where, pool)
         _check_tls(where, pool)

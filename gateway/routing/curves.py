@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from math import exp, log
+from math import ceil, exp, log
 from typing import Final, NamedTuple
 
 from gateway.routing.least_squares import QuadraticSums
@@ -34,6 +34,15 @@ _USUAL_TOKENS: Final = 4096
 _CHANCE: Final = 0.15
 """Replicas that differ no more than so much (as a logarithm) from their pool may well be alike."""
 _TEXT_RATIO: Final = (0.5, 32.0)
+
+REFERENCE_CHUNK: Final = 8192
+LONG_TOKENS: Final = 24_576
+DOUBLED_GAIN: Final = 0.07
+"""Of a prompt of `LONG_TOKENS` the share of its time that a chunk twice `REFERENCE_CHUNK` saves (measured on SGLang by
+the source of the prior). It then takes two chunks, not three: so much is the price of beginning another one.
+"""
+_RELOAD: Final = DOUBLED_GAIN / (1 - 2 * DOUBLED_GAIN)
+"""The same price as a share of that prompt's own work."""
 
 
 class Prefill(NamedTuple):
@@ -160,6 +169,25 @@ def blended(own: PrefillCurve, of_pool: PrefillCurve) -> PrefillCurve:
     curve.ms_per_token2 = of_pool.ms_per_token2 * pace
     curve.observations, curve._errors = own.observations, own._errors
     return curve
+
+
+def reload_ms(long_ms: float, chunk_tokens: int) -> float:
+    """The published price of beginning another chunk where a prompt of `LONG_TOKENS` takes `long_ms` with this one."""
+    return long_ms * _RELOAD / (1 + _RELOAD * (ceil(LONG_TOKENS / chunk_tokens) - 1))
+
+
+def rechunked(curve: PrefillCurve, ran: int, runs: int) -> PrefillCurve:
+    """What a curve that was learned with a chunk of `ran` tokens should be with one of `runs`: a prior, until measured.
+
+    Each chunk reads the context before it again, so a token costs less the fewer chunks there are. With a smaller chunk
+    the prior is the curve as it is: by a gloomy one the replica would get no traffic, and never be measured.
+    """
+    begun, left = ceil(LONG_TOKENS / ran), ceil(LONG_TOKENS / max(ran, runs))
+    saved = reload_ms(curve.predict_ms(LONG_TOKENS), ran) * (begun - left) / LONG_TOKENS
+    other = PrefillCurve()
+    other.start_from(curve.base_ms, max(curve.ms_per_token - saved, curve.ms_per_token / 4), curve.ms_per_token2)
+    other.observations = curve.observations
+    return other
 
 
 def best_known(curves: Sequence[PrefillCurve]) -> PrefillCurve:

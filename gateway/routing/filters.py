@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from gateway.routing.decision import Rejection, RejectionReason, RouteRequest
 from gateway.routing.fleet import Fleet
-from gateway.routing.replica import Replica
+from gateway.routing.replica import Replica, ReplicaState
 from gateway.routing.scope import Scope
 
 RETRY_AFTER_S: Final = 2.0
@@ -45,7 +45,7 @@ def usable(fleet: Fleet, stored: Mapping[str, str], request: RouteRequest, now: 
     named = _named(replicas, model, request, holder)
     if isinstance(named, Rejection):
         return named
-    up = [r for r in named if r.takes_requests and holder in (None, r.spec.name)]
+    up = [r for r in named if _takes(r, request) and holder in (None, r.spec.name)]
     if not up:
         message = f"no replica of the model `{model}` is usable now: {_ailments(named)}"
         return Rejection(RejectionReason.NO_REPLICA, message, RETRY_AFTER_S)
@@ -72,6 +72,13 @@ def visible(served: Mapping[str, list[Replica]], scope: Scope) -> dict[str, list
 
 def _reached(replicas: Sequence[Replica], scope: Scope) -> list[Replica]:
     return [replica for replica in replicas if scope.reaches(replica.pool.spec.name)]
+
+
+def _takes(replica: Replica, request: RouteRequest) -> bool:
+    """Our own requests also reach one that drains, by its name: it is warmed before it takes others' again."""
+    if not request.counted and request.pinned_replica == replica.spec.name:
+        return replica.state is ReplicaState.UP
+    return replica.takes_requests
 
 
 def _named(replicas: list[Replica], model: str, request: RouteRequest, holder: str | None) -> list[Replica] | Rejection:

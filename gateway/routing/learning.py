@@ -32,6 +32,7 @@ from gateway.routing.fleet import Fleet
 from gateway.routing.lessons import confirmed_blocks, surprises
 from gateway.routing.outbox import Outbox
 from gateway.routing.output_sizes import OutputSizes
+from gateway.routing.recent import TimedPrefill
 from gateway.routing.replica import Booking, Replica, ReplicaState
 from gateway.routing.reuse import Reuse
 from gateway.routing.scoreboard import Scoreboard, Series
@@ -228,6 +229,8 @@ class Learner:
             self._learn_tokens(replica, booking, usage, at)
         if prefill is not None:
             self._fleet.learn(replica, prefill.uncached_tokens, prefill.ms)
+            if booking.counted:
+                replica.recent.prefills.append(TimedPrefill(at, prefill.uncached_tokens, prefill.ms))
         if replica.removed and not replica.bookings:  # that was the last: others may have its slot
             self._fleet.retired.remove(replica)
             self._beliefs.remove(replica.cache)
@@ -274,7 +277,7 @@ class Learner:
                 replica.state, replica.reason = ReplicaState.UP, ""
                 replica.models = {card.id: card for card in fact.models}
                 self._fleet.list_models()
-                replica.description = fact.description
+                replica.described(fact.description)
                 replica.cache.tells_salts = fact.description.events_tell_salts
                 replica.reports_cached_tokens |= bool(fact.description.reports_cached_tokens)
                 replica.capacity.states(fact.description.max_running_requests)

@@ -16,10 +16,20 @@ from gateway.routing.calibration import Overlap
 from gateway.routing.candidates import Alike, Standing
 from gateway.routing.capacity import EngineCapacity
 from gateway.routing.chain import ChainForm, PrefixChain, token_form
-from gateway.routing.curves import ENOUGH, PrefillCurve, TokenRatio, TokenRatios, best_known, blended
+from gateway.routing.curves import (
+    ENOUGH,
+    REFERENCE_CHUNK,
+    PrefillCurve,
+    TokenRatio,
+    TokenRatios,
+    best_known,
+    blended,
+    rechunked,
+)
 from gateway.routing.decision import RouteRequest
 from gateway.routing.engine_load import EngineLoad
 from gateway.routing.health import Health
+from gateway.routing.recent import RecentWork
 from gateway.routing.token_trust import TokenTrust
 
 STEP_SPREAD_S: Final = 0.005
@@ -28,6 +38,8 @@ LESSONS_PER_S: Final = 50.0
 """Finished requests of one replica that are learned from whole: to learn one costs as much as to route."""
 MOST_LESSONS: Final = 250.0
 """Those that may come at once."""
+MOST_CHUNKS: Final = 16
+"""Chunk sizes that a pool tells apart: nobody tries more."""
 ROOMY_USAGE: Final = 0.85
 """Share of the KV cache in use from which on there is no room for what need not be."""
 STUCK_S: Final = 1.0
@@ -124,7 +136,7 @@ class Replica:
     pool: "Pool"
     cache: CacheView
     curves: tuple[PrefillCurve, PrefillCurve, PrefillCurve]
-    """Its own, its pool's and the fleet's."""
+    """Its own, that of its pool's replicas with the same chunk, and the fleet's."""
     health: Health
     state: ReplicaState = ReplicaState.STARTING
     reason: str = "not probed yet"
@@ -143,6 +155,7 @@ class Replica:
     reports_cached_tokens: bool = False
     load: EngineLoad = field(default_factory=EngineLoad)
     capacity: EngineCapacity = field(default_factory=EngineCapacity)
+    recent: RecentWork = field(default_factory=RecentWork)
     bookings: dict[int, Booking] = field(default_factory=dict)
     standing: Standing | None = None
     """None since the last fact about it."""
@@ -199,7 +212,33 @@ class Replica:
     @property
     def curve(self) -> PrefillCurve:
         """What its prefills are predicted by."""
-        return self._curve or best_known(self.curves)
+        return self._curve or best_known((*self.curves[:2], self._prior))
+
+    @property
+    def _prior(self) -> PrefillCurve:
+        """What is believed before anything was measured with its chunk: another chunk's curve, adjusted, where its pool
+        runs several; else the fleet's.
+        """
+        of_fleet, runs = self.curves[2], self.description.prefill.chunk_tokens
+        others = {chunk: curve for chunk, curve in self.pool.by_chunk.items() if chunk != runs}
+        if runs is None or not others or runs not in self.pool.by_chunk:
+            return of_fleet
+        ran = max(others, key=lambda chunk: others[chunk].observations)
+        if others[ran].observations >= ENOUGH:
+            return rechunked(others[ran], ran, runs)
+        return of_fleet if of_fleet.observations >= ENOUGH else rechunked(of_fleet, REFERENCE_CHUNK, runs)
+
+    def described(self, description: EngineDescription) -> None:
+        """Take the engine's word on its set-up. With another chunk, what was learned of its prefills is of no use."""
+        before, runs = self.description.prefill.chunk_tokens, description.prefill.chunk_tokens
+        self.description = description
+        if runs is None or runs == before:
+            return
+        own, _, of_fleet = self.curves
+        if before is not None:
+            own, self._curve = PrefillCurve(), None
+            self.recent = RecentWork()
+        self.curves = own, self.pool.curve_of(runs), of_fleet
 
     def stand(self, fill: float) -> Standing:
         """What is true of it until the next fact about it; `fill` is the share of its index in use."""
@@ -239,6 +278,7 @@ class Replica:
         ours = [one.prompt_tokens - one.routed_tokens for one in self._prefilling.values()]
         capacity = report.kv_capacity_tokens or self.description.kv_capacity_tokens
         self.load.reported(report, capacity, ours, self.curve, now)
+        self.recent.reported(report, now)
         self.capacity.reported(report, len(self.bookings), stuck=self._is_stuck(now))
 
     def _is_stuck(self, now: float) -> bool:
@@ -264,8 +304,8 @@ class Replica:
         A curve starts from what it borrowed until then: from the prior, a newcomer to a pool faster than that
         would seem the slower one, get no traffic and so never be seen to be as fast.
         """
-        own, of_pool, of_fleet = self.curves
-        for curve, broader in ((of_pool, of_fleet), (own, of_pool)):
+        own, of_pool, _ = self.curves
+        for curve, broader in ((of_pool, self._prior), (own, of_pool)):
             if curve.observations == 0:
                 curve.start_from(broader.base_ms, broader.ms_per_token, broader.ms_per_token2)
         for curve in self.curves:
@@ -382,9 +422,17 @@ class Pool:
     family_ratios: TokenRatios = field(default_factory=TokenRatios)
     token_trust: TokenTrust = field(default_factory=TokenTrust)
     curve: PrefillCurve = field(default_factory=PrefillCurve)
+    by_chunk: dict[int, PrefillCurve] = field(default_factory=dict)
+    """One for each chunk that its replicas run or ran; the first one's is `curve`."""
     replicas: list[Replica] = field(default_factory=list)
     leaving: bool = False
     """It is gone, but for replicas that drain."""
+
+    def curve_of(self, chunk_tokens: int) -> PrefillCurve:
+        """That of its replicas with this chunk: where there are two sizes, neither must be predicted by the other's."""
+        if chunk_tokens not in self.by_chunk and len(self.by_chunk) < MOST_CHUNKS:
+            self.by_chunk[chunk_tokens] = PrefillCurve() if self.by_chunk else self.curve
+        return self.by_chunk.get(chunk_tokens, self.curve)
 
     def link_tokens(self, chain: PrefixChain) -> float:
         """Tokens that one link of the chain covers: exact for a chain of tokens, else by bytes per token."""

@@ -39,6 +39,7 @@ from gateway.routing.outbox import Outbox
 from gateway.routing.peers import Peers
 from gateway.routing.policies import HOLDING, POLICIES, SPREADING, UNITED, Circumstances
 from gateway.routing.queue_limits import UNLIMITED, QueueLimits
+from gateway.routing.recent import TimedPrefill
 from gateway.routing.replica import Booking, PoolSpec, Replica
 from gateway.routing.reuse import Reuse
 from gateway.routing.scope import Scope
@@ -420,6 +421,11 @@ class Router:
         """How many of our requests are in flight at the replica, or were when it was removed."""
         fleet = self._fleet
         return sum(one.own_bookings for one in (*fleet.replicas, *fleet.retired) if one.spec.name == replica)
+
+    def prefills(self, replica: str) -> tuple[TimedPrefill, ...]:
+        """The replica's latest measured prefills, the oldest first; none of one that is not there."""
+        known = self._fleet.find(replica)
+        return () if known is None else tuple(known.recent.prefills)
 
     def token_forms(self) -> set[ChainForm]:
         """The forms of token chains that replicas are followed by: what a request should bring."""

@@ -12,7 +12,8 @@ from gateway.routing.histogram import Histogram
 from gateway.routing.index import GUESS_ENTRY_BYTES, PrefixIndex
 from gateway.routing.ledger import LEDGER_ENTRY_BYTES
 from gateway.routing.queue_view import QueueView
-from gateway.routing.replica import Replica
+from gateway.routing.recent import RecentView
+from gateway.routing.replica import Pool, Replica
 from gateway.routing.scoreboard import Key, Scoreboard, Series
 from gateway.routing.waterfall import Waterfall, Waterfalls
 
@@ -128,6 +129,7 @@ class ReplicaView:
     curve_bias: float | None
     curve_mape: float | None
     curve_observations: int
+    recent: RecentView
     report: LoadReport
     prefill_desired: PrefillSettings
     prefill_actual: PrefillSettings
@@ -135,14 +137,33 @@ class ReplicaView:
 
 
 @dataclass(frozen=True, slots=True)
+class ChunkCurve:
+    """The prefill curve of a pool's replicas with one chunk size."""
+
+    chunk_tokens: int
+    base_ms: float
+    ms_per_token: float
+    ms_per_token2: float
+    observations: int
+
+    def predict_ms(self, uncached_tokens: float) -> float:
+        """Milliseconds from the start of prefill to the first token."""
+        return self.base_ms + uncached_tokens * (self.ms_per_token + uncached_tokens * self.ms_per_token2)
+
+
+@dataclass(frozen=True, slots=True)
 class PoolView:
-    """A pool as of the snapshot's time. `token_doubts`: sentences on prompts whose token ids are not the engine's."""
+    """A pool as of the snapshot's time. `token_doubts`: sentences on prompts whose token ids are not the engine's.
+
+    `curves` are of the chunk sizes that its replicas run or ran, the smallest first.
+    """
 
     name: str
     model: str | None
     bytes_per_token: float
     encoding: str
     token_doubts: tuple[str, ...]
+    curves: tuple[ChunkCurve, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +208,7 @@ def take_snapshot(
                 bytes_per_token=pool.token_ratio.bytes_per_token,
                 encoding=pool.spec.encoding,
                 token_doubts=tuple(pool.token_trust.sentences),
+                curves=_chunk_curves(pool),
             )
             for pool in fleet.pools.values()
         ),
@@ -195,6 +217,13 @@ def take_snapshot(
         tenants=_waterfalls(scoreboard.tenants, str, shown),
         families=_waterfalls(scoreboard.families, _family_name, shown),
         exposures=_exposures(scoreboard),
+    )
+
+
+def _chunk_curves(pool: Pool) -> tuple[ChunkCurve, ...]:
+    return tuple(
+        ChunkCurve(chunk, curve.base_ms, curve.ms_per_token, curve.ms_per_token2, curve.observations)
+        for chunk, curve in sorted(pool.by_chunk.items())
     )
 
 
@@ -287,6 +316,7 @@ def _replica_view(replica: Replica, index: PrefixIndex, now: float) -> ReplicaVi
         curve_bias=curve.bias,
         curve_mape=curve.mape,
         curve_observations=curve.observations,
+        recent=replica.recent.view(replica.description.prefill.chunk_tokens, now),
         report=replica.report,
         prefill_desired=replica.pool.spec.prefill,
         prefill_actual=replica.description.prefill,

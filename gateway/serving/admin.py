@@ -13,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from gateway import __version__
 from gateway.errors import bad_request
+from gateway.prefill.advice import Advice, advise
 from gateway.routing.snapshot import Snapshot
 from gateway.serving.events.intake import FeedStatus
 from gateway.serving.experiments.routes import routes as experiment_routes
@@ -23,6 +24,8 @@ from gateway.serving.gateway import Gateway
 from gateway.serving.json_response import json_response
 from gateway.serving.membership.routes import routes as membership_routes
 from gateway.serving.metrics import registry
+from gateway.serving.prefill.routes import routes as prefill_routes
+from gateway.serving.prefill.story import ChangeView
 from gateway.serving.report import WorkerView
 from gateway.serving.shadowing.tally import ShadowSummary
 from gateway.serving.sharing.status import SharingStatus
@@ -38,11 +41,15 @@ _ANY_BODY: Final = {"required": True, "content": {"application/json": {"schema":
 
 routes = APIRouter()
 routes.include_router(membership_routes)
+routes.include_router(prefill_routes)
 routes.include_router(experiment_routes)
 
 
 class GatewayView(msgspec.Struct, frozen=True):
-    """What the snapshot says of the gateway itself. `warnings` are sentences by replica; `workers` its processes."""
+    """What the snapshot says of the gateway itself. `warnings` are sentences by replica; `workers` its processes.
+
+    `changes` are those of prefill settings, `advice` is on each pool's.
+    """
 
     version: str
     uptime_s: float
@@ -52,6 +59,8 @@ class GatewayView(msgspec.Struct, frozen=True):
     workers: tuple[WorkerView, ...]
     sharing: SharingStatus
     tenants: tuple[TenantView, ...] = ()
+    changes: tuple[ChangeView, ...] = ()
+    advice: tuple[Advice, ...] = ()
 
 
 class AdminView(msgspec.Struct, frozen=True):
@@ -82,16 +91,6 @@ async def _snapshot(gateway: TheGateway) -> Response:
 @routes.get("/api/events")
 async def _events(gateway: TheGateway) -> StreamingResponse:
     return StreamingResponse(_snapshots(gateway), media_type="text/event-stream")
-
-
-@routes.get("/api/pools/{name}/prefill")
-async def _prefill(gateway: TheGateway, name: str) -> Response:
-    pool = next((pool for pool in gateway.config.pools if pool.name == name), None)
-    if pool is None:
-        raise bad_request(f"there is no pool `{name}`", "name", "pool_not_found", 404)
-    replicas = [replica for replica in gateway.snapshot().replicas if replica.pool == name]
-    actual = {replica.name: replica.prefill_actual for replica in replicas}
-    return json_response(msgspec.json.encode({"desired": pool.prefill.settings(), "actual": actual}))
 
 
 @routes.get("/api/requests")
@@ -135,6 +134,8 @@ async def encoded_view(gateway: Gateway) -> bytes:
         workers=report.workers,
         sharing=report.sharing,
         tenants=report.tenants,
+        changes=report.changes,
+        advice=tuple(advise(report.snapshot, pool.name) for pool in report.snapshot.pools),
     )
     snapshot = report.snapshot
     experiments = views(gateway.experiments.trials, snapshot.exposures, report.headlines)

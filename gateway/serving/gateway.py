@@ -3,17 +3,19 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import msgspec
 
-from engines.dialect import Dialect
+from engines.dialect import Dialect, Pages
 from engines.registry import dialect
-from engines.reports import EngineCall
+from engines.reports import EngineCall, EngineDescription
 from gateway.config import Config
 from gateway.config.launch_specs import event_ports
+from gateway.config.prefill import SETTINGS
 from gateway.journal.entry import Entry
 from gateway.routing.facts import Fact, ReplicaDown, ReplicaRestarted
 from gateway.routing.queue_limits import QueueLimits
@@ -30,6 +32,7 @@ from gateway.serving.journal import Journal
 from gateway.serving.membership.member import Member
 from gateway.serving.membership.plan import Plan, first_plan
 from gateway.serving.placing import Placer
+from gateway.serving.prefill.story import ChangeState, ChangeView
 from gateway.serving.recourse import Recourse
 from gateway.serving.request_log import RequestLog
 from gateway.serving.shadowing.shadows import Shadows
@@ -38,7 +41,7 @@ from gateway.serving.sharing.sharer import Sharer
 from gateway.serving.tls import EngineTls
 from gateway.serving.tokenise.calls import Site
 from gateway.serving.tokenise.tokenisers import Tokenisers
-from gateway.serving.warming.families import hot_families
+from gateway.serving.warming.families import WHILE_CHANGING, HotFamilies, wanted_families
 from gateway.serving.workers.siblings import Siblings
 from gateway.wire.request import InferenceRequest
 
@@ -118,10 +121,16 @@ class Gateway:
         """Replicas that are down by a request's word, not by the poller's."""
         self.discovery_notices: dict[str, list[str]] = {}
         """By pool: why its replicas are not all that were discovered, or no longer are."""
-        self.hot = hot_families(config)
+        self.hot: HotFamilies | None = None
         """The prompts to be prefilled after a restart; None where no pool wants that."""
+        self._hot_pool: str | None = None
+        self._renew_hot()
+        self.command_of: Callable[[Backend], Awaitable[tuple[str, ...]]] = _no_command
+        """The command line that a replica's process runs as, by its launcher's word; () where nobody knows."""
         self.when_restarted: Callable[[Backend], None] = lambda _: None
         """Told of each replica whose process is a new one."""
+        self.changes: Callable[[], tuple[ChangeView, ...]] = tuple
+        """Changes of prefill settings that this process makes, or made."""
         self.closing = False
         self.shown: tuple[float, asyncio.Task[bytes]] | None = None
         """What all who watch live are sent, and when it was asked for."""
@@ -148,11 +157,40 @@ class Gateway:
         self.renew_tenants(config)
         self.models = {pool.name: pool.model for pool in config.pools}
         self._encodings = {pool.name: pool.encoding for pool in config.pools}
-        self.hot = self.hot if self.hot is not None and self.hot.is_of(config) else hot_families(config)
+        self._renew_hot()
         self.shadows.configure(config.shadows)
         self.feeds.configure(config)
         if self.journal is not None:
             self.journal.configure(config.pools)
+
+    def keep_hot(self, pool: str | None) -> None:
+        """Keep prompts of this pool to warm its replicas with, also where it keeps none otherwise; None: of no more."""
+        if pool != self._hot_pool:
+            self._hot_pool = pool
+            self._renew_hot()
+
+    def _renew_hot(self) -> None:
+        configured = wanted_families(self.config)
+        wanted = dict(configured)
+        if self._hot_pool is not None:
+            wanted.setdefault(self._hot_pool, WHILE_CHANGING)
+        if not wanted:
+            self.hot = None
+        elif self.hot is None:
+            self.hot = HotFamilies(wanted)
+        else:
+            self.hot.want(wanted)
+        if self.hot is not None:
+            self.hot.proven = frozenset() if self._hot_pool is None else frozenset({self._hot_pool}) - configured.keys()
+
+    async def described(self, backend: Backend, pages: Pages) -> EngineDescription:
+        """What a replica says of its set-up; where it does not say its chunk, by the command line that it runs as."""
+        description = backend.dialect.describe(pages)
+        if description.prefill.chunk_tokens is not None:
+            return description
+        started_as = backend.dialect.read_command(await self.command_of(backend))
+        said = {name: value for name in SETTINGS if (value := getattr(description.prefill, name)) is not None}
+        return replace(description, prefill=replace(started_as, **said))
 
     def observe(self, fact: Fact) -> None:
         """Tell the router, and those who wait for what it makes of it."""
@@ -199,7 +237,14 @@ class Gateway:
         sharing = self.sharer.notices if self.sharer is not None else []
         discovery = [notice for notices in self.discovery_notices.values() for notice in notices]
         written = [one.notices() for one in (self.journal, self.log, self.experiments) if one is not None]
-        return self.config.notices() + [notice for notices in written for notice in notices] + sharing + discovery
+        latest = {change.pool: change for change in self.changes()}
+        failed = [
+            f"pool {change.pool}: the change of its prefill settings failed: {change.reason}"
+            for change in latest.values()
+            if change.state is ChangeState.FAILED
+        ]
+        own = self.config.notices() + [notice for notices in written for notice in notices]
+        return own + sharing + discovery + failed
 
     def warnings(self, snapshot: Snapshot) -> dict[str, list[str]]:
         """By replica that is up: what is missing or differs from the configuration, and what to do about it."""
@@ -213,6 +258,12 @@ class Gateway:
     def _warnings(self, replica: ReplicaView) -> list[str]:
         backend = self.backends[replica.name]
         warnings = list(backend.dialect.warnings(replica.description, replica.prefill_desired))
+        wished = replica.prefill_desired.chunk_tokens
+        if wished is not None and replica.prefill_actual.chunk_tokens is None and replica.version is not None:
+            warnings.append(
+                f"it does not say its chunk, so it is not known whether that is the config's {wished}: let prefixgate "
+                "start it ([pools.launch]), which then knows its command line"
+            )
         model = self.models.get(replica.pool)
         if model is not None and replica.models and model not in replica.models:
             served = ", ".join(replica.models)
@@ -299,6 +350,10 @@ class Gateway:
             await response.body(ABORT_BODY_BYTES)
         except EngineGoneError:
             return  # the engine is gone, and the request with it
+
+
+async def _no_command(_backend: Backend) -> tuple[str, ...]:
+    return ()
 
 
 def _queue_limits(config: Config) -> QueueLimits:

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import httpx
 
 from engines.cache_events import EventSource
-from engines.reports import LoadReport
+from engines.reports import EngineDescription, LoadReport
 from gateway.config import Config
 from gateway.config.routing import PollingConfig
 from gateway.routing.facts import CacheReset, LoadReported, ReplicaDown, ReplicaUp
@@ -18,6 +18,7 @@ from gateway.serving.discovery.configured import discovered
 from gateway.serving.events.silence import Silence
 from gateway.serving.gateway import Backend, Gateway
 from gateway.serving.poll_clients import PollClients
+from gateway.serving.prefill.launching import ConfiguredLaunching, commands_of
 
 _log: Final = logging.getLogger("prefixgate")
 
@@ -49,6 +50,26 @@ class Poller:
         """Look at one more replica from now on."""
         watch = self._watches[backend.name] = self._watch_of(backend)
         self._watch(backend.name, watch.begin())
+
+    def describe_soon(self, replica: str) -> None:
+        """With the next look at it, also look at its set-up."""
+        if replica in self._watches:
+            self._watches[replica].describe_soon()
+
+    def restarting(self, replica: str, reason: str) -> None:
+        """Its process is being replaced by us: it is down until a look finds it well, and then it is a new one."""
+        if replica in self._watches:
+            self._watches[replica].restarting(reason)
+
+    async def look_at(self, replica: str) -> None:
+        """Look at it now, beside the looks at their time."""
+        if replica in self._watches:
+            await self._watches[replica].look()
+
+    async def described(self, replica: str) -> EngineDescription | None:
+        """What it says of its set-up now; None while it does not answer. Nothing is concluded from it."""
+        watch = self._watches.get(replica)
+        return None if watch is None else await watch.described()
 
     async def drop(self, replica: str) -> None:
         """Look no more at one that was removed."""
@@ -89,12 +110,15 @@ async def looked_once(config: Config) -> AsyncIterator[Gateway]:
     Raises ConfigError where replicas cannot be discovered.
     """
     gateway = Gateway(config, plan=await discovered(config))
+    launching = ConfiguredLaunching(gateway)
+    gateway.command_of = commands_of(launching)
     poller = Poller(gateway)
     try:
         await poller.look()
         yield gateway
     finally:
         await poller.stop()
+        await launching.close()
         await gateway.close()
 
 
@@ -121,6 +145,7 @@ class _Watch:
         self._silence = Silence()
         self._resets: int | None = None
         """How often the cache was told to drop itself."""
+        self._turn = asyncio.Lock()
 
     async def begin(self) -> None:
         """For one that was not there when all were looked at first."""
@@ -133,8 +158,29 @@ class _Watch:
             await asyncio.sleep(self._gateway.config.polling.interval_s)
             await self.look()
 
+    def describe_soon(self) -> None:
+        self._looks_until_description = 0
+
+    def restarting(self, reason: str) -> None:
+        self._damping = Damping(self._gateway.config.health.down_after)  # it does not flap: that was us
+        self._looks_until_description = 0
+        self._absent.clear()
+        self._was_down = True
+        self._gateway.observe(ReplicaDown(self._backend.name, self._gateway.clock(), reason))
+
+    async def described(self) -> EngineDescription | None:
+        if await self._ailment() is not None:
+            return None
+        dialect = self._backend.dialect
+        pages = await self._pages(dialect.description_paths)
+        return await self._gateway.described(self._backend, pages)
+
     async def look(self) -> None:
         """One poll: up or down, now and then models and set-up, and the load."""
+        async with self._turn:
+            await self._look()
+
+    async def _look(self) -> None:
         backend, gateway = self._backend, self._gateway
         now = gateway.clock()
         if backend.name in gateway.suspects:
@@ -174,7 +220,8 @@ class _Watch:
         pages = await self._pages((backend.dialect.models_path, *backend.dialect.description_paths))
         models = backend.dialect.read_models(pages.get(backend.dialect.models_path, b""))
         self._sources = backend.dialect.read_event_sources(pages)
-        gateway.observe(ReplicaUp(backend.name, gateway.clock(), models, backend.dialect.describe(pages)))
+        described = await gateway.described(backend, pages)
+        gateway.observe(ReplicaUp(backend.name, gateway.clock(), models, described))
         await gateway.compare_tokens(backend, models[0].id if models else None)
 
     def _look_for_a_reset(self, report: LoadReport) -> None:

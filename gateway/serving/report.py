@@ -15,6 +15,7 @@ from gateway.routing.snapshot import Snapshot
 from gateway.serving.events.intake import FeedStatus
 from gateway.serving.experiments.analyst import Headline
 from gateway.serving.gateway import Gateway
+from gateway.serving.prefill.story import ChangeView, after_its_process, latest
 from gateway.serving.process_figures import (
     CPU_SECONDS,
     MEMORY_BYTES,
@@ -65,6 +66,8 @@ class Report(msgspec.Struct, frozen=True):
     workers: tuple[WorkerView, ...]
     sharing: SharingStatus = SharingStatus()
     tenants: tuple[TenantView, ...] = ()
+    changes: tuple[ChangeView, ...] = ()
+    """Of prefill settings, as the processes that made them tell them."""
     shadows: tuple[ShadowFigures, ...] = ()
     observations: dict[str, int] = {}
     headlines: dict[str, Headline] = {}
@@ -89,6 +92,7 @@ class Report(msgspec.Struct, frozen=True):
             headlines={},
             sharing=self.sharing.counted(),
             tenants=tuple(one.counted() for one in self.tenants),
+            changes=tuple(after_its_process(one) for one in self.changes),
             shadows=tuple(one.counted() for one in self.shadows),
         )
 
@@ -125,6 +129,7 @@ def own_report(gateway: Gateway) -> Report:
         workers=(worker,),
         sharing=SharingStatus() if gateway.sharer is None else gateway.sharer.status,
         tenants=() if gateway.tenancy is None else tenant_views(gateway.tenancy),
+        changes=gateway.changes(),
         observations=gateway.experiments.counts,
         headlines=gateway.experiments.headlines,
         shadows=gateway.shadows.figures(),
@@ -152,6 +157,7 @@ def merged_reports(reports: Sequence[Report]) -> Report:
         workers=tuple(sorted((row for one in reports for row in one.workers), key=lambda row: row.number)),
         sharing=merged_status([one.sharing for one in reports]),
         tenants=merged_tenants([one.tenants for one in reports]),
+        changes=latest(view for one in reports for view in one.changes),
         observations=_summed(one.observations for one in reports),
         headlines=_newest(one.headlines for one in reports),
         shadows=merged_shadows([one.shadows for one in reports]),

@@ -30,6 +30,10 @@ from gateway.serving.membership.membership import Membership
 from gateway.serving.membership.plan import Command, Plan, first_plan
 from gateway.serving.membership.reload import Reloading
 from gateway.serving.polling import Poller
+from gateway.serving.prefill.auto import Auto
+from gateway.serving.prefill.changes import Changes
+from gateway.serving.prefill.launching import ConfiguredLaunching, Launching, commands_of
+from gateway.serving.prefill.tools import Tools
 from gateway.serving.shadowing.mirroring import Mirroring
 from gateway.serving.sharing.channel import Channel
 from gateway.serving.sharing.configured import configured_channel
@@ -140,19 +144,20 @@ async def running(
     channel: Channel | None = None,
     plan: Plan | None = None,
     source: ConfigSource | None = None,
+    launching: Launching | None = None,
     store: Path | None = None,
 ) -> AsyncIterator[RunningGateway]:
     """Start a gateway on the configured ports (0: any free one); it ends with the block.
 
     One of several workers is given its `sockets`, as `listening.open_ports` makes them, its `siblings`, the `channel`
     that it shares over, the `plan` that all of them follow, and the `store` of their experiments. `source` is read
-    again when that is asked for. Raises ConfigError where the journal or the store cannot be kept or the Redis URL
-    makes no sense, OSError where a port is taken.
+    again when that is asked for; `launching` takes the place of the configured launchers. Raises ConfigError where the
+    journal or the store cannot be kept or the Redis URL makes no sense, OSError where a port is taken.
     """
     with contextlib.ExitStack() as stack:
         store = store or stack.enter_context(kept_in(config))
         plan = plan or first_plan(config, trials_in(store), time.time())
-        async with _running(config, seed, sockets, siblings, channel, plan, source, store) as run:
+        async with _running(config, seed, sockets, siblings, channel, plan, source, store, launching) as run:
             yield run
 
 
@@ -166,6 +171,7 @@ async def _running(
     plan: Plan,
     source: ConfigSource | None,
     store: Path,
+    launching: Launching | None,
 ) -> AsyncIterator[RunningGateway]:
     channel = channel or configured_channel(config)
     gateway = Gateway(config, seed=seed, journal=open_journal(config), siblings=siblings, plan=plan, store=store)
@@ -181,18 +187,24 @@ async def _running(
             FrameworkPort(gateway, framework(gateway, admin.routes), guard),
         ]
     servers = [_server(port, tls) for port in ports]
+    launching = launching or ConfiguredLaunching(gateway)
+    gateway.command_of = commands_of(launching)
     poller = Poller(gateway)
     membership = Membership(gateway, poller, plan, ports)
     reloading = Reloading(gateway, membership, source)
     warmer, mirroring = Warmer(gateway), Mirroring(gateway)
+    changes = Changes(Tools(gateway, membership, poller, warmer, launching))
+    auto = Auto(gateway, changes)
     for server, port in zip(servers, ports, strict=True):
         server.shares_port = config.server.reuse_port
         port.app.state.membership, port.app.state.reloading, port.app.state.warmer = membership, reloading, warmer
+        port.app.state.changes = changes
     discovery = Discovery(gateway, membership)
     guarding, probing = Guarding(gateway, membership), Probing(gateway, membership)
     await poller.start()
     await gateway.share_over(channel)
     discovery.configure(config)
+    auto.start()
     tasks = [
         asyncio.create_task(server.serve(sockets=[listener])) for server, listener in zip(servers, sockets, strict=True)
     ]
@@ -206,6 +218,9 @@ async def _running(
         run.stop()
         await asyncio.gather(*tasks)
         await discovery.close()
+        await auto.close()
+        await changes.close()
+        await launching.close()
         await guarding.close()
         await probing.close()
         await mirroring.close()

@@ -50,6 +50,19 @@ def test_the_streams_benchmark_prints_its_figures() -> None:
 
 
 @pytest.mark.slow
+def test_a_chunk_is_changed_under_load_and_bad_ones_are_taken_back() -> None:
+    command = [sys.executable, str(Path(__file__).with_name("chunk_change.py")), "--json", "--speed", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=Path(__file__).parents[2])
+    shown = json.loads(done.stdout)
+    assert shown["requests"] > 500
+    assert shown["failed"] == []
+    assert shown["most_away"] == 1
+    assert shown["back_s"] <= 60
+    assert (shown["change"]["exit"], shown["refused_exit"]) == (0, 1)
+    assert sum(shown["kv_tokens"][1]) < sum(shown["kv_tokens"][0])
+
+
+@pytest.mark.slow
 def test_the_soak_prints_its_figures() -> None:
     shown = json.loads(
         shown_by("bench_soak.py", "--requests", "3000", "--restart-s", "2", "--most-mib", "1000", "--json")

@@ -225,7 +225,7 @@ async def test_the_rest_of_the_admin_api() -> None:
             assert "api/events" in page.text
             assert [view["name"] for view in (await http.get("/api/replicas")).json()] == ["p-0"]
             prefill = (await http.get("/api/pools/p/prefill")).json()
-            assert set(prefill) == {"desired", "actual"}
+            assert set(prefill) == {"pool", "desired", "actual", "drift", "change", "advice"}
             assert set(prefill["actual"]) == {"p-0"}
             [told] = (await http.get("/api/experiments")).json()
             assert (told["name"], told["unit"], told["state"]) == ("e", "prefix-family", "running")

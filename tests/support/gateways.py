@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from gateway.config import build
+from gateway.serving.prefill.launching import Launching
 from gateway.serving.server import RunningGateway, running
 
 LIMIT_S = 30
@@ -27,7 +28,11 @@ async def gateway_over(
 
 @asynccontextmanager
 async def gateway_of(
-    pools: Sequence[dict[str, Any]], *, limit_s: float | None = LIMIT_S, **tables: Any
+    pools: Sequence[dict[str, Any]],
+    *,
+    limit_s: float | None = LIMIT_S,
+    launching: Launching | None = None,
+    **tables: Any,
 ) -> AsyncIterator[RunningGateway]:
     """The pools, and further tables of the configuration; the block may take `limit_s`.
 
@@ -37,7 +42,7 @@ async def gateway_of(
     server = {"port": 0, "admin_port": 0} | tables.pop("server", {})
     log = {"requests": "none"} | tables.pop("log", {})
     config = build({"pools": list(pools), "server": server, "log": log, **tables})
-    async with asyncio.timeout(limit_s), running(config, seed=1) as run:
+    async with asyncio.timeout(limit_s), running(config, seed=1, launching=launching) as run:
         yield run
 
 

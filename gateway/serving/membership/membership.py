@@ -19,6 +19,7 @@ from gateway.routing.facts import (
 from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.serving.front.port import Port
 from gateway.serving.gateway import Gateway
+from gateway.serving.membership.changing import UnderWay
 from gateway.serving.membership.member import Member
 from gateway.serving.membership.plan import Command, Configure, Plan, Remove, after
 from gateway.serving.membership.refusal import PlanError
@@ -74,8 +75,10 @@ class Membership:
         """Do it, in this process. Raises PlanError."""
         async with self._turn:
             before, self.plan = self.plan, after(self.plan, command)
-            if isinstance(command, Configure):
+            if self.plan.config is not before.config:
                 await self._configure(before.config, self.plan.config)
+            if self.plan.change != before.change:
+                self._change(before.change, self.plan.change)
             gateway, plan = self._gateway, self.plan
             gateway.experiments.follow(plan.trials, plan.config.pools, plan.members)
             at_once = {command.name} if isinstance(command, Remove) and command.now else set()
@@ -157,6 +160,12 @@ class Membership:
         for name in [name for name in self._ending if not router.unfinished(name)]:
             self._ending.discard(name)
             del self._gateway.backends[name]
+
+    def _change(self, before: UnderWay | None, now: UnderWay | None) -> None:
+        """A change of prefill settings went on: its pool's prompts are kept to warm with, and replicas looked at."""
+        self._gateway.keep_hot(None if now is None else now.pool)
+        if before is not None and before.taken is not None:
+            self._poller.describe_soon(before.taken)
 
     # ── the configuration ────────────────────────────────────────────────────────────────────────
 

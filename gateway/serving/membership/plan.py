@@ -3,17 +3,27 @@
 All workers of a gateway, and their parent, follow the same commands in the same order, and so come to the same plan.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import count
 
 import msgspec
 
+from engines.reports import PrefillSettings
 from gateway.config import Config, ConfigError, changes
 from gateway.config.pools import NAME, PoolConfig, check_url
 from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.serving.experiments import trial
 from gateway.serving.experiments.trial import Begin, Define, End, EndArm, Forget, TrialCommand, Trials
+from gateway.serving.membership.changing import (
+    BeginChange,
+    CancelChange,
+    ChangeCommand,
+    EndChange,
+    GiveBack,
+    TakeReplica,
+    UnderWay,
+)
 from gateway.serving.membership.member import API, DISCOVERY, FILE, Member
 from gateway.serving.membership.refusal import PlanError
 
@@ -53,7 +63,7 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
     at: float = 0.0
 
 
-Command = Add | Drain | Resume | Remove | Configure | TrialCommand
+Command = Add | Drain | Resume | Remove | Configure | TrialCommand | ChangeCommand
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -62,6 +72,7 @@ class Plan(msgspec.Struct, frozen=True):
     config: Config
     members: tuple[Member, ...]
     trials: Trials = ()
+    change: UnderWay | None = None
 
     def member(self, name: str) -> Member | None:
         """The replica of that name."""
@@ -91,19 +102,26 @@ def after(plan: Plan, command: Command) -> Plan:
         case Add():
             return _add(plan, command)
         case Drain():
-            return _replaced(plan, msgspec.structs.replace(_known(plan, command.name), draining=True))
+            return _draining(plan, _free(plan, command.name), is_so=True)
         case Resume():
-            return _replaced(plan, msgspec.structs.replace(_known(plan, command.name), draining=False))
+            return _draining(plan, _free(plan, command.name), is_so=False)
         case Remove():  # one that is not there may be draining yet, and is then removed at once
-            return _with_members(plan, tuple(one for one in plan.members if one.name != command.name))
+            return _with(plan, (one for one in plan.members if one.name != command.name))
         case Configure():
             return _configured(plan, command.config, command.at)
         case Define() | Begin() | End() | EndArm() | Forget():
             return msgspec.structs.replace(plan, trials=trial.after(plan.trials, command))
-
-
-def _with_members(plan: Plan, members: tuple[Member, ...]) -> Plan:
-    return msgspec.structs.replace(plan, members=members)
+        case BeginChange():
+            return _begun(plan, command)
+        case TakeReplica():
+            return _taken(plan, command)
+        case GiveBack():
+            return _given_back(plan, _running(plan, command.id))
+        case CancelChange():
+            change = msgspec.structs.replace(_running(plan, command.id), cancelled=True)
+            return msgspec.structs.replace(plan, change=change)
+        case EndChange():
+            return _ended(plan, command)
 
 
 def _add(plan: Plan, command: Add) -> Plan:
@@ -124,7 +142,7 @@ def _add(plan: Plan, command: Add) -> Plan:
     if command.name is not None and not NAME.fullmatch(command.name):
         raise PlanError("a name is letters, digits, `.`, `_` and `-`", 400, "bad_name")
     name = command.name or _free_name(pool.name, plan.members)
-    return _with_members(plan, (*plan.members, Member(name, pool.name, url, command.origin)))
+    return _with(plan, (*plan.members, Member(name, pool.name, url, command.origin)))
 
 
 def _known(plan: Plan, name: str) -> Member:
@@ -134,8 +152,68 @@ def _known(plan: Plan, name: str) -> Member:
     return member
 
 
-def _replaced(plan: Plan, member: Member) -> Plan:
-    return _with_members(plan, tuple(member if one.name == member.name else one for one in plan.members))
+def _free(plan: Plan, name: str) -> Member:
+    """The replica, unless a change works on it."""
+    if plan.change is not None and plan.change.taken == name:
+        message = f"the change {plan.change.id} works on the replica `{name}`: cancel that first"
+        raise PlanError(message, 409, "change_runs")
+    return _known(plan, name)
+
+
+def _with(plan: Plan, members: Iterable[Member]) -> Plan:
+    return msgspec.structs.replace(plan, members=tuple(members))
+
+
+def _draining(plan: Plan, member: Member | None, *, is_so: bool) -> Plan:
+    """The same, where this replica takes new requests, or does not."""
+    if member is None:
+        return plan
+    other = msgspec.structs.replace(member, draining=is_so)
+    return _with(plan, (other if one.name == member.name else one for one in plan.members))
+
+
+def _begun(plan: Plan, command: BeginChange) -> Plan:
+    pool = plan.pool(command.pool)
+    if plan.change is not None:
+        message = f"the change {plan.change.id} of the pool `{plan.change.pool}` runs: one at a time"
+        raise PlanError(message, 409, "change_runs")
+    if pool is None:
+        raise PlanError(f"there is no pool `{command.pool}`", 404, "pool_not_found")
+    change = UnderWay(command.id, pool.name, command.worker, command.wished, pool.prefill.settings())
+    return _wishing(msgspec.structs.replace(plan, change=change), pool, command.wished)
+
+
+def _wishing(plan: Plan, pool: PoolConfig, settings: PrefillSettings) -> Plan:
+    other = msgspec.structs.replace(pool, prefill=pool.prefill.wishing(settings))
+    pools = [other if one.name == pool.name else one for one in plan.config.pools]
+    return msgspec.structs.replace(plan, config=msgspec.structs.replace(plan.config, pools=pools))
+
+
+def _running(plan: Plan, change: str) -> UnderWay:
+    if plan.change is None or plan.change.id != change:
+        raise PlanError(f"the change {change} is over", 409, "change_over")
+    return plan.change
+
+
+def _taken(plan: Plan, command: TakeReplica) -> Plan:
+    change, member = _running(plan, command.id), _known(plan, command.name)
+    change = msgspec.structs.replace(change, taken=member.name, drained_before=member.draining)
+    return msgspec.structs.replace(_draining(plan, member, is_so=True), change=change)
+
+
+def _given_back(plan: Plan, change: UnderWay) -> Plan:
+    member = None if change.taken is None else plan.member(change.taken)
+    plan = _draining(plan, member, is_so=change.drained_before)
+    return msgspec.structs.replace(plan, change=msgspec.structs.replace(change, taken=None, drained_before=False))
+
+
+def _ended(plan: Plan, command: EndChange) -> Plan:
+    change = _running(plan, command.id)
+    plan = msgspec.structs.replace(_given_back(plan, change), change=None)
+    pool = plan.pool(change.pool)
+    if command.kept or pool is None or pool.prefill.settings() != change.wished:  # the file may have said another
+        return plan
+    return _wishing(plan, pool, change.before)
 
 
 def _configured(plan: Plan, wanted: Config, at: float) -> Plan:
@@ -157,7 +235,8 @@ def _configured(plan: Plan, wanted: Config, at: float) -> Plan:
     for url, pool in named.items():
         if url not in known:
             members.append(Member(_free_name(pool, members), pool, url))
-    return Plan(config, tuple(members), trial.of_file(config.experiments, plan.trials, at))
+    trials = trial.of_file(config.experiments, plan.trials, at)
+    return msgspec.structs.replace(plan, config=config, members=tuple(members), trials=trials)
 
 
 def _free_name(pool: str, members: Sequence[Member]) -> str:

@@ -17,6 +17,8 @@ HALF_LIFE_S: Final = 300.0
 """After so long without use a family counts half."""
 CANDIDATES: Final = 4
 """Families that are followed for each one that is wanted, as the hottest are known only later."""
+WHILE_CHANGING: Final = 32
+"""Families of a pool whose replicas are being restarted, where it keeps none otherwise: those seen meanwhile."""
 MOST_BODY_BYTES: Final = 4 << 20
 MOST_BYTES: Final = 64 << 20
 """Of bodies, for one pool."""
@@ -43,12 +45,16 @@ class HotFamilies:
     def __init__(self, wanted: Mapping[str, int]) -> None:
         """`wanted` is how many, by pool."""
         self.wanted = wanted
+        self.proven: frozenset[str] = frozenset()
+        """Pools of which only those are hot that were used more than once."""
         self._pools: dict[str, OrderedDict[int, HotFamily]] = {pool: OrderedDict() for pool in wanted}
         self._bytes = dict.fromkeys(wanted, 0)
 
-    def is_of(self, config: Config) -> bool:
-        """Whether that is what the configuration wants."""
-        return self.wanted == _wanted(config)
+    def want(self, wanted: Mapping[str, int]) -> None:
+        """Keep so many from now on; what is kept already stays, in pools that still want some."""
+        self.wanted = wanted
+        self._pools = {pool: self._pools.get(pool, OrderedDict()) for pool in wanted}
+        self._bytes = {pool: self._bytes.get(pool, 0) for pool in wanted}
 
     def note(self, pool: str, asked: RouteRequest, endpoint: Endpoint, body: bytes, now: float) -> None:
         """A replica of the pool was sent this."""
@@ -69,15 +75,12 @@ class HotFamilies:
     def hottest(self, pool: str, now: float) -> list[HotFamily]:
         """As many as are wanted, the hottest first."""
         families = self._pools.get(pool)
-        by_heat = sorted(families.values() if families else (), key=lambda one: -one.heat(now))
+        least = 1.0 if pool in self.proven else 0.0
+        hot = [one for one in families.values() if one.uses > least] if families else []
+        by_heat = sorted(hot, key=lambda one: -one.heat(now))
         return by_heat[: self.wanted.get(pool, 0)]
 
 
-def hot_families(config: Config) -> HotFamilies | None:
-    """As the configuration wants it; None where no pool wants any."""
-    wanted = _wanted(config)
-    return HotFamilies(wanted) if wanted else None
-
-
-def _wanted(config: Config) -> dict[str, int]:
+def wanted_families(config: Config) -> dict[str, int]:
+    """How many, by pool, as it is configured."""
     return {pool.name: pool.warm_families for pool in config.pools if pool.warm_families}

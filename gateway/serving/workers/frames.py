@@ -9,6 +9,7 @@ import msgspec
 from gateway.config import Config, ConfigSource
 from gateway.serving.experiments.trial import Trial
 from gateway.serving.framing import read_framed, write_framed
+from gateway.serving.membership.changing import UnderWay
 from gateway.serving.membership.member import Member
 from gateway.serving.membership.plan import Command
 from gateway.serving.process_figures import Family
@@ -20,7 +21,7 @@ class Assignment(msgspec.Struct, frozen=True, tag=True):
     """The first thing that a worker hears. The listeners and `sharing` are numbers of open sockets.
 
     `members` are the replicas and `trials` the experiments that there are now, `store` is the file of what is observed
-    of these; `source` is where the configuration can be read again.
+    of these; `change` is the one of prefill settings that runs; `source` is where the configuration can be read again.
 
     `started_at` is that of the whole gateway, in seconds since the Unix epoch.
     """
@@ -33,6 +34,7 @@ class Assignment(msgspec.Struct, frozen=True, tag=True):
     members: tuple[Member, ...]
     trials: tuple[Trial, ...]
     store: str
+    change: UnderWay | None
     source: ConfigSource | None
 
 

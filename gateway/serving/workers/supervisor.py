@@ -19,7 +19,8 @@ from gateway.serving.admin_guard import configured_guard
 from gateway.serving.announcement import listening_line
 from gateway.serving.experiments.place import kept_in, trials_in
 from gateway.serving.journal import open_journal
-from gateway.serving.membership.plan import after, first_plan
+from gateway.serving.membership.changing import EndChange
+from gateway.serving.membership.plan import Command, after, first_plan
 from gateway.serving.membership.refusal import PlanError
 from gateway.serving.sharing.hub import Hub
 from gateway.serving.tls import server_context
@@ -148,6 +149,7 @@ class Supervisor:
             if self._stopping.is_set():
                 return
             self._switchboard.left(worker.number)
+            self._end_change_of(worker.number)
             await self._missed(worker, f"(pid {process.pid}) {_ending(status)}")
 
     async def _begin(self, worker: _Worker) -> tuple[Process, Line]:
@@ -188,6 +190,7 @@ class Supervisor:
                 plan.members,
                 plan.trials,
                 store,
+                plan.change,
                 self._source,
             )
         )
@@ -223,10 +226,22 @@ class Supervisor:
         except PlanError as error:
             line.send(Settled(proposal.number, str(error)))
             return
+        self._tell(proposal.command)
+        line.send(Settled(proposal.number, None))
+
+    def _end_change_of(self, number: int) -> None:
+        """A worker that has ended does nothing more to a replica that it took: others would wait for it for ever."""
+        change = self._plan.change
+        if change is not None and change.worker == number:
+            _log.error("the change %s ends with worker %d, which made it", change.id, number)
+            command = EndChange(change.id, kept=False)
+            self._plan = after(self._plan, command)
+            self._tell(command)
+
+    def _tell(self, command: Command) -> None:
         for worker in self._workers:
             if worker.line is not None:
-                worker.line.send(Follow(proposal.command))
-        line.send(Settled(proposal.number, None))
+                worker.line.send(Follow(command))
 
     def _reread(self) -> None:
         """One of the workers reads the file, and has the others told what it says."""

@@ -46,7 +46,8 @@ async def _serve(assignment: Assignment, line: Line) -> None:
     siblings = Siblings(line, assignment.number, assignment.started_at)
     sockets = [socket.socket(fileno=number) for number in assignment.listeners]
     channel = None if assignment.sharing is None else EmbeddedChannel(socket.socket(fileno=assignment.sharing))
-    config, plan = assignment.config, Plan(assignment.config, assignment.members, assignment.trials)
+    config = assignment.config
+    plan = Plan(config, assignment.members, assignment.trials, assignment.change)
     async with running(
         config,
         sockets=sockets,

@@ -9,7 +9,7 @@ from gateway.serving.warming.families import (
     MOST_BODY_BYTES,
     MOST_BYTES,
     HotFamilies,
-    hot_families,
+    wanted_families,
 )
 from gateway.wire.request import Endpoint
 
@@ -67,9 +67,19 @@ def test_what_is_kept_is_bounded() -> None:
 
 def test_nothing_is_kept_unless_that_is_asked_for() -> None:
     pool = {"name": "p", "engine": "vllm", "replicas": ["http://a"]}
-    assert hot_families(build({"pools": [pool]})) is None
-    wanted = build({"pools": [{**pool, "warm_families": 3}]})
-    hot = hot_families(wanted)
-    assert hot is not None
-    assert hot.is_of(wanted)
-    assert not hot.is_of(build({"pools": [pool]}))
+    assert wanted_families(build({"pools": [pool]})) == {}
+    assert wanted_families(build({"pools": [{**pool, "warm_families": 3}]})) == {"p": 3}
+
+
+def test_what_is_kept_stays_when_another_pool_is_wanted_too_and_goes_with_its_own() -> None:
+    hot = HotFamilies({"p": 2})
+    hot.note("p", asked(1), Endpoint.CHAT, b"{}", 0.0)
+    hot.want({"p": 2, "q": 1})
+    hot.note("q", asked(2), Endpoint.CHAT, b"{}", 0.0)
+    assert (len(hot.hottest("p", 0.0)), len(hot.hottest("q", 0.0))) == (1, 1)
+    hot.proven = frozenset({"q"})
+    assert hot.hottest("q", 0.0) == []  # it was used once
+    hot.note("q", asked(2), Endpoint.CHAT, b"{}", 1.0)
+    assert len(hot.hottest("q", 1.0)) == 1
+    hot.want({"p": 2})
+    assert (len(hot.hottest("p", 1.0)), hot.hottest("q", 1.0)) == (1, [])

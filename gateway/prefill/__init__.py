@@ -1,0 +1,1 @@
+"""Chunked prefill under management: who is changed next, whether it was worth it, what to advise; pure."""
