@@ -8,9 +8,13 @@ LEAST_JOURNAL_BYTES: Final = 64 * 1024
 
 
 class StateConfig(Section, frozen=True):
-    """`[state]`: the Redis over which several gateways share what they learn; None: they do not."""
+    """`[state]`: the Redis over which several gateways share what they learn; None: they do not.
+
+    `path` is a folder for what should outlive the process; without it that is kept only as long as the gateway runs.
+    """
 
     redis_url: str | None = None
+    path: str | None = None
 
 
 class JournalConfig(Section, frozen=True):

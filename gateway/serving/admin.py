@@ -1,23 +1,25 @@
-"""The admin API, its read side here: dashboard, snapshot, live events, decisions, metrics; does I/O."""
+"""The admin API, its read side here: snapshot, live events, decisions, metrics; does I/O."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from importlib.resources import files
 from typing import Final
 
 import msgspec
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from gateway import __version__
 from gateway.errors import bad_request
+from gateway.routing.savings import skipped_by_replica
 from gateway.routing.snapshot import Snapshot
+from gateway.serving.dashboard.routes import routes as page_routes
 from gateway.serving.events.intake import FeedStatus
 from gateway.serving.explanation import explain
 from gateway.serving.framework import TheGateway
 from gateway.serving.gateway import Gateway
+from gateway.serving.history.routes import routes as history_routes
 from gateway.serving.json_response import json_response
 from gateway.serving.membership.routes import routes as membership_routes
 from gateway.serving.metrics import registry
@@ -34,6 +36,8 @@ _ANY_BODY: Final = {"required": True, "content": {"application/json": {"schema":
 """Of a route that reads the body itself."""
 
 routes = APIRouter()
+routes.include_router(page_routes)
+routes.include_router(history_routes)
 routes.include_router(membership_routes)
 
 
@@ -48,6 +52,10 @@ class GatewayView(msgspec.Struct, frozen=True):
     workers: tuple[WorkerView, ...]
     sharing: SharingStatus
     tenants: tuple[TenantView, ...] = ()
+    gpus: dict[str, int] = {}
+    """Of one replica, by pool."""
+    skipped_gpu_s: dict[str, float] = {}
+    """By replica: GPU time that its prefix cache saved, see `routing.savings`."""
 
 
 class AdminView(msgspec.Struct, frozen=True):
@@ -55,11 +63,6 @@ class AdminView(msgspec.Struct, frozen=True):
 
     gateway: GatewayView
     snapshot: Snapshot
-
-
-@routes.get("/", response_class=HTMLResponse)
-async def _dashboard() -> str:
-    return files("gateway.serving").joinpath("dashboard.html").read_text(encoding="utf-8")
 
 
 @routes.get("/metrics")
@@ -118,6 +121,8 @@ async def _explain(
 async def encoded_view(gateway: Gateway) -> bytes:
     """The JSON of `/api/snapshot` and of each event."""
     report = await whole_report(gateway)
+    snapshot = report.snapshot
+    gpus = {pool.name: pool.gpus_per_replica for pool in gateway.config.pools}
     view = GatewayView(
         version=__version__,
         uptime_s=time.time() - gateway.started_at,
@@ -127,8 +132,10 @@ async def encoded_view(gateway: Gateway) -> bytes:
         workers=report.workers,
         sharing=report.sharing,
         tenants=report.tenants,
+        gpus=gpus,
+        skipped_gpu_s=skipped_by_replica(snapshot, gpus),
     )
-    return msgspec.json.encode(AdminView(view, report.snapshot))
+    return msgspec.json.encode(AdminView(view, snapshot))
 
 
 async def _snapshots(gateway: Gateway) -> AsyncIterator[bytes]:

@@ -23,6 +23,7 @@ from gateway.serving.chains import Chains, text_chain, token_chains
 from gateway.serving.engine_client import EngineClient, EngineGoneError, TimeLimits
 from gateway.serving.events.feeds import EventFeeds
 from gateway.serving.headers import HeaderList
+from gateway.serving.history.history import History
 from gateway.serving.journal import Journal
 from gateway.serving.membership.plan import Member, Plan, first_plan
 from gateway.serving.placing import Placer
@@ -67,6 +68,8 @@ class Gateway:
         plan = plan or first_plan(config)
         self.config = config
         self.journal = journal
+        self.history: History | None = None
+        """Figures of the past; None: they are not kept."""
         self.log = None if config.log.requests == "none" else RequestLog(everything=config.log.requests == "all")
         """Where requests are told of as they end; None: nowhere."""
         self.siblings = siblings
@@ -184,7 +187,7 @@ class Gateway:
         """What an operator should know of the gateway itself: sentences."""
         sharing = self.sharer.notices if self.sharer is not None else []
         discovery = [notice for notices in self.discovery_notices.values() for notice in notices]
-        written = [one.notices() for one in (self.journal, self.log) if one is not None]
+        written = [one.notices() for one in (self.journal, self.log, self.history) if one is not None]
         return self.config.notices() + [notice for notices in written for notice in notices] + sharing + discovery
 
     def warnings(self, snapshot: Snapshot) -> dict[str, list[str]]:
@@ -275,6 +278,8 @@ class Gateway:
             await self.log.close()
         if self.journal is not None:
             await asyncio.to_thread(self.journal.close)
+        if self.history is not None:
+            await self.history.close()
 
     async def _call(self, backend: Backend, call: EngineCall) -> None:
         headers = [(b"content-type", b"application/json"), *backend.credentials]

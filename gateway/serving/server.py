@@ -19,6 +19,8 @@ from gateway.serving.discovery.finder import Discovery
 from gateway.serving.framework import framework
 from gateway.serving.front.connection import LINGER_S, ClientConnection
 from gateway.serving.gateway import Gateway
+from gateway.serving.history.history import open_history
+from gateway.serving.history.recorder import Recorder
 from gateway.serving.journal import open_journal
 from gateway.serving.main_port import FrameworkPort, MainPort
 from gateway.serving.membership.membership import Membership
@@ -145,6 +147,7 @@ async def running(
     tls = server_context(config.server)
     guard = configured_guard(config.server)
     sockets = sockets or listening.open_ports(config.server)
+    gateway.history = history = open_history(config)
     if len(sockets) == 1:
         app = framework(gateway, main_app.routes, admin.routes)
         ports: list[FrameworkPort] = [MainPort(gateway, app, guard, has_admin=True)]
@@ -160,11 +163,13 @@ async def running(
     warmer = Warmer(gateway)
     for server, port in zip(servers, ports, strict=True):
         server.shares_port = config.server.reuse_port
-        port.app.state.membership, port.app.state.reloading, port.app.state.warmer = membership, reloading, warmer
+        state = port.app.state
+        state.membership, state.reloading, state.warmer, state.history = membership, reloading, warmer, history
     discovery = Discovery(gateway, membership)
     await poller.start()
     await gateway.share_over(channel)
     discovery.configure(config)
+    recorder = Recorder(gateway, history)
     tasks = [
         asyncio.create_task(server.serve(sockets=[listener])) for server, listener in zip(servers, sockets, strict=True)
     ]
@@ -173,10 +178,12 @@ async def running(
     try:
         while not all(server.started for server in servers):  # noqa: ASYNC110 - uvicorn has a flag, no event
             await asyncio.sleep(0.005)
+        recorder.start()
         yield run
     finally:
         run.stop()
         await asyncio.gather(*tasks)
+        await recorder.close()
         await discovery.close()
         await warmer.close()
         await membership.close()

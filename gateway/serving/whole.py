@@ -1,5 +1,7 @@
 """What the whole gateway says, whichever of its processes is asked; does I/O where there are several."""
 
+import time
+
 import msgspec
 
 from gateway.routing.scoreboard import RequestRecord
@@ -79,16 +81,22 @@ async def _told_by_others(gateway: Gateway, question: Question) -> list[Told]:
 
 
 def _recent(gateway: Gateway, limit: int) -> list[Told]:
-    return [_told(record) for record in gateway.router.recent(limit)]
+    epoch = _epoch(gateway)
+    return [_told(record, epoch) for record in gateway.router.recent(limit)]
 
 
 def _request(gateway: Gateway, request_id: str) -> list[Told]:
     record = gateway.router.record(request_id)
-    return [] if record is None else [_told(record)]
+    return [] if record is None else [_told(record, _epoch(gateway))]
 
 
-def _told(record: RequestRecord) -> Told:
-    return Told(record.accepted_at, msgspec.json.encode(explain_record(record)))
+def _told(record: RequestRecord, epoch: float) -> Told:
+    return Told(record.accepted_at, msgspec.json.encode(explain_record(record, epoch)))
+
+
+def _epoch(gateway: Gateway) -> float:
+    """When the router's clock was at 0, in seconds since the Unix epoch."""
+    return time.time() - gateway.clock()
 
 
 def _present(report: Report, sibling: Sibling) -> Report:

@@ -10,6 +10,7 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from gateway.config import Config, ConfigSource
@@ -17,6 +18,7 @@ from gateway.serving import listening
 from gateway.serving.access import cache_secret
 from gateway.serving.admin_guard import configured_guard
 from gateway.serving.announcement import listening_line
+from gateway.serving.history.history import FOLDER_ENV
 from gateway.serving.journal import open_journal
 from gateway.serving.membership.plan import PlanError, after, first_plan
 from gateway.serving.sharing.hub import Hub
@@ -90,6 +92,9 @@ class Supervisor:
         self._said: tuple[str, ...] | None = None
         self._stopping = asyncio.Event()
         self._status = 0
+        self._folder = None if config.state.path else TemporaryDirectory(prefix="prefixgate-")
+        if self._folder is not None:
+            self._environment[FOLDER_ENV] = self._folder.name
 
     async def run(self) -> int:
         """Until SIGINT or SIGTERM, or until there is no hope; what the command exits with."""
@@ -106,6 +111,8 @@ class Supervisor:
         await self._drain(keeping)
         if self._hub is not None:
             await self._hub.close()
+        if self._folder is not None:
+            self._folder.cleanup()
         return self._status
 
     async def _drain(self, keeping: Sequence[asyncio.Task[None]]) -> None:
