@@ -23,6 +23,7 @@ from gateway.serving.history.routes import routes as history_routes
 from gateway.serving.json_response import json_response
 from gateway.serving.membership.routes import routes as membership_routes
 from gateway.serving.metrics import registry
+from gateway.serving.prefixes.routes import routes as prefix_routes
 from gateway.serving.report import WorkerView
 from gateway.serving.sharing.status import SharingStatus
 from gateway.serving.tenant_figures import TenantView
@@ -38,6 +39,7 @@ _ANY_BODY: Final = {"required": True, "content": {"application/json": {"schema":
 routes = APIRouter()
 routes.include_router(page_routes)
 routes.include_router(history_routes)
+routes.include_router(prefix_routes)
 routes.include_router(membership_routes)
 
 

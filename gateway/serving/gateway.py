@@ -27,6 +27,7 @@ from gateway.serving.history.history import History
 from gateway.serving.journal import Journal
 from gateway.serving.membership.plan import Member, Plan, first_plan
 from gateway.serving.placing import Placer
+from gateway.serving.prefixes.sampler import Sampler
 from gateway.serving.recourse import Recourse
 from gateway.serving.request_log import RequestLog
 from gateway.serving.sharing.channel import Channel
@@ -108,6 +109,8 @@ class Gateway:
         """Replicas that are down by a request's word, not by the poller's."""
         self.discovery_notices: dict[str, list[str]] = {}
         """By pool: why its replicas are not all that were discovered, or no longer are."""
+        self.sampler = Sampler()
+        """What some of the prompts have in common."""
         self.hot = hot_families(config)
         """The prompts to be prefilled after a restart; None where no pool wants that."""
         self.when_restarted: Callable[[Backend], None] = lambda _: None
