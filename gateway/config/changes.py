@@ -21,7 +21,9 @@ LIVE: Final[dict[str, frozenset[str] | None]] = {
     "retry": None,
 }
 """Tables, and which of their settings apply at once; None: all of them."""
-LIVE_IN_POOLS: Final = frozenset({"replicas", "discovery", "prefill", "gpus_per_replica", "warm_families"})
+LIVE_IN_POOLS: Final = frozenset(
+    {"replicas", "discovery", "prefill", "gpus_per_replica", "usd_per_gpu_hour", "warm_families"}
+)
 
 
 class Changes(NamedTuple):

@@ -1,26 +1,22 @@
 """The file: its tables together, read and checked whole before anything uses them; reads it, otherwise pure."""
 
 import tomllib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from gateway.config.experiments import ExperimentConfig, check_experiments, experiment_notices
 from gateway.config.health import HealthConfig, check_health
 from gateway.config.log import LogConfig, check_log
 from gateway.config.pools import PoolConfig, check_pools, pool_notices
 from gateway.config.queue import QueueConfig, check_queue
 from gateway.config.retry import RetryConfig, check_retry
-from gateway.config.routing import (
-    ExperimentConfig,
-    PollingConfig,
-    RoutingConfig,
-    check_experiment,
-    check_routing,
-)
+from gateway.config.routing import PollingConfig, RoutingConfig, check_routing
 from gateway.config.section import ConfigError, Section, nearest
 from gateway.config.server import ServerConfig, TimeoutsConfig, check_seconds, check_server, server_notices
-from gateway.config.storage import JournalConfig, StateConfig, check_journal, check_redis
+from gateway.config.storage import JournalConfig, StateConfig, check_journal, check_state
 from gateway.config.tenants import AuthConfig, TenantConfig, check_tenants, tenant_notices
 
 
@@ -45,9 +41,7 @@ class Config(Section, frozen=True):
     def notices(self) -> list[str]:
         """What the file asks for that this version does not do yet, and what is less safe than it might be."""
         notices = server_notices(self.server) + tenant_notices(self.auth, self.tenants) + pool_notices(self.pools)
-        if self.experiments:
-            notices.append("[[experiments]] are read but not run by this version: traffic is not split")
-        return notices
+        return notices + experiment_notices(self.experiments)
 
 
 def load(path: Path) -> Config:
@@ -91,10 +85,27 @@ def _refuse_unknown(data: Any, section: type[Section], where: str) -> None:
         if key not in section.__struct_fields__:
             place = f"in [{where}]" if where else "at the top level"
             raise ConfigError(f"unknown key `{key}` {place}{nearest(key, list(section.__struct_fields__))}")
-        for inner in (hints[key], *get_args(hints[key])):
+        place = f"{where}.{key}" if where else key
+        for inner in _parts(hints[key]):
             if isinstance(inner, type) and issubclass(inner, Section):
-                for item in value if isinstance(value, list) else [value]:
-                    _refuse_unknown(item, inner, f"{where}.{key}" if where else key)
+                for item in _tables(value, hints[key]):
+                    _refuse_unknown(item, inner, place)
+
+
+def _parts(hint: Any) -> Iterator[Any]:
+    """A type and all that it is made of."""
+    yield hint
+    for inner in get_args(hint):
+        yield from _parts(inner)
+
+
+def _tables(value: Any, hint: Any) -> Iterable[Any]:
+    """The tables of that type which a value holds: itself, a list's items, or what names of the file's stand for."""
+    if isinstance(value, list):
+        return value
+    if isinstance(value, dict) and get_origin(hint) is dict:
+        return value.values()
+    return [value]
 
 
 def _check(config: Config) -> None:
@@ -108,8 +119,7 @@ def _check(config: Config) -> None:
     check_health(config.health)
     check_journal(config.journal)
     check_log(config.log)
-    check_redis(config.state.redis_url)
+    check_state(config.state)
     check_pools(config.pools)
     check_tenants(config.auth, config.tenants, [pool.name for pool in config.pools])
-    for experiment in config.experiments:
-        check_experiment(experiment, [pool.name for pool in config.pools])
+    check_experiments(config.experiments, config.pools)

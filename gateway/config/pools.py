@@ -1,5 +1,6 @@
 """`[[pools]]`: the engines, their replicas and how each pool is read and tuned; pure."""
 
+import math
 import re
 from typing import Final
 from urllib.parse import urlsplit
@@ -50,6 +51,8 @@ class EventsConfig(Section, frozen=True):
 class PoolConfig(Section, frozen=True):
     """`[[pools]]`: replicas with one engine, model and settings, listed here or discovered.
 
+    `usd_per_gpu_hour` is what a GPU costs, for the cost of an experiment's arms.
+
     `model` None takes the names that the replicas report. `api_key_env` names the environment variable
     whose value the engines want as their bearer token. `tokens` says how prompts become token ids: "none" (the
     prefix chain is of text), "tokenizer:PATH" (a folder with tokenizer.json and chat template, or that file), or
@@ -63,6 +66,7 @@ class PoolConfig(Section, frozen=True):
     replicas: list[str] = msgspec.field(default_factory=list)
     model: str | None = None
     gpus_per_replica: int = 1
+    usd_per_gpu_hour: float | None = None
     prefill: PrefillConfig = PrefillConfig()
     api_key_env: str | None = None
     tokens: str = "none"
@@ -110,6 +114,9 @@ def check_pools(pools: list[PoolConfig]) -> None:
         warm = 0 <= pool.warm_families <= MOST_WARM_FAMILIES
         require(warm, f"{where}: warm_families must be between 0 (none) and {MOST_WARM_FAMILIES}")
         require(pool.gpus_per_replica >= 1, f"{where}: gpus_per_replica must be at least 1")
+        price = pool.usd_per_gpu_hour
+        priced = price is None or (math.isfinite(price) and price >= 0)
+        require(priced, f"{where}: usd_per_gpu_hour must not be negative")
         for setting in pool.prefill.__struct_fields__:
             value = getattr(pool.prefill, setting)
             require(value is None or value > 0 or value is False, f"{where}: prefill.{setting} must be above 0")

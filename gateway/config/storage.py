@@ -10,7 +10,9 @@ LEAST_JOURNAL_BYTES: Final = 64 * 1024
 class StateConfig(Section, frozen=True):
     """`[state]`: the Redis over which several gateways share what they learn; None: they do not.
 
-    `path` is a folder for what should outlive the process; without it that is kept only as long as the gateway runs.
+    `path` is a folder for what is to outlive the process: experiments and what was observed of them, in
+    `experiments.sqlite`, and figures over time, in `history.sqlite`. None keeps that in temporary files until the
+    gateway ends.
     """
 
     redis_url: str | None = None
@@ -39,8 +41,10 @@ def check_journal(journal: JournalConfig) -> None:
     require(0 <= journal.keep <= 1000, "[journal] keep must be between 0 and 1000")
 
 
-def check_redis(url: str | None) -> None:
-    """Raises ConfigError unless it is a Redis address, or none."""
+def check_state(state: StateConfig) -> None:
+    """What types cannot say. Raises ConfigError."""
+    require(state.path != "", "[state] path must not be empty")
+    url = state.redis_url
     if url is not None:
         scheme, _, rest = url.partition("://")
         require(scheme in ("redis", "rediss", "unix") and bool(rest), "[state] redis_url must be redis://HOST:PORT")

@@ -133,7 +133,9 @@ def _output_tokens(end: Finished | Refused) -> int:
 
 
 def _with_decision(line: JournalLine, decision: Decision) -> JournalLine:
-    chosen = decision.chosen
+    chosen, exposure = decision.chosen, decision.exposure
+    if exposure is not None:
+        line = msgspec.structs.replace(line, experiment=exposure.experiment, arm=exposure.arm, crossed=exposure.crossed)
     return msgspec.structs.replace(
         line,
         policy=decision.policy,

@@ -52,7 +52,8 @@ class JournalLine(msgspec.Struct, frozen=True):
     `available_cached`, `predicted_ttft_ms` and `wait_ms` are of the last decision, None where there was none;
     `cached` is the engine's word, None where it gave none (one that gives it for other requests had none cached);
     `routed_ms` is from arrival to that decision, so that `ttft_ms` (from arrival; streams only) less `routed_ms`
-    compares with `predicted_ttft_ms`.
+    compares with `predicted_ttft_ms`. `arm` is the request's in the `experiment` that it took part in, if any;
+    `crossed`: it was sent outside of it.
     """
 
     timestamp: Ms
@@ -78,6 +79,9 @@ class JournalLine(msgspec.Struct, frozen=True):
     wait_ms: Ms | None = None
     routed_ms: Ms | None = None
     e2e_ms: Ms | None = None
+    experiment: str = ""
+    arm: str = ""
+    crossed: bool = False
 
     @property
     def full_ids(self) -> tuple[int, ...]:

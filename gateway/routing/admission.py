@@ -86,6 +86,7 @@ class Admission:
             best.prompt_tokens,
             tokens,
             self._expires_at(request, best.prefill_ms / 1000),
+            decision.exposure,
         )
         self.held.add(held)
         self._flow(held.model, 0.0).add(held.line, tokens, best.prefill_ms / 1000, limits.weight(request.tenant), now)
@@ -216,4 +217,6 @@ class Admission:
         wait_s = flow.wait_s(held.line, held.tokens, self.limits, now)
         allowed_s = HEADROOM * (held.expires_at - held.request.accepted_at)
         excess_s = max(wait_s - allowed_s, 0.0)
-        return Rejection(reason, f"overloaded: {message}", flow.invite(held.line, excess_s, self.limits, now))
+        return Rejection(
+            reason, f"overloaded: {message}", flow.invite(held.line, excess_s, self.limits, now), held.exposure
+        )

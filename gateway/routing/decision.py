@@ -7,6 +7,7 @@ import msgspec
 
 from gateway.routing.candidates import Candidate
 from gateway.routing.chain import PrefixChain
+from gateway.routing.experiments.definition import Exposure
 from gateway.routing.scope import Scope
 
 ANONYMOUS: Final = "anonymous"
@@ -28,6 +29,7 @@ class RouteRequest(msgspec.Struct, frozen=True, gc=False):
     the request is counted for, `scope` what of the fleet exists for it (None: everything). `begun`: it goes on with a
     stream whose first token another replica gave. `deadline_s` is the client's own limit to the wait for a first token,
     from accept.
+    `headers` are those that experiments look at, names in lower case.
     One that is not `counted` is of our own making: booked and learned from like any other, and in nobody's figures.
     """
 
@@ -48,10 +50,13 @@ class RouteRequest(msgspec.Struct, frozen=True, gc=False):
     priority: Priority = Priority.INTERACTIVE
     deadline_s: float | None = None
     counted: bool = True
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """Where the request goes. `ticket` names the attempt in every later fact."""
+    """Where the request goes. `ticket` names the attempt in every later fact; `exposure` is its part in an experiment,
+    whose arm then says which `candidates` there are.
+    """
 
     ticket: int
     request_id: str
@@ -60,10 +65,15 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     candidates: tuple[Candidate, ...]
     chosen: Candidate
     available_tokens: int
+    exposure: Exposure | None = None
 
     @property
     def why(self) -> str:
         """One sentence for a person."""
+        return self._why if self.exposure is None else f"{_in_arm(self.exposure)}; {self._why}"
+
+    @property
+    def _why(self) -> str:
         others = [candidate for candidate in self.candidates if candidate is not self.chosen]
         if not others:
             return f"{self.chosen.replica} is the only usable replica"
@@ -103,3 +113,10 @@ class Rejection(msgspec.Struct, frozen=True):
     reason: RejectionReason
     message: str
     retry_after_s: float | None = None
+    exposure: Exposure | None = None
+    """Of a request that took part in an experiment and was refused all the same."""
+
+
+def _in_arm(exposure: Exposure) -> str:
+    said = f"arm {exposure.arm} of experiment {exposure.experiment}"
+    return f"{said}, outside of it as no replica of the arm was left" if exposure.crossed else said

@@ -11,6 +11,7 @@ import msgspec
 from engines.cache_events import CacheEvent
 from engines.reports import EngineDescription, LoadReport, ModelCard, RequestTiming, Usage
 from gateway.routing.batch import Batch
+from gateway.routing.experiments.definition import Experiment, Exposure
 from gateway.routing.replica import PoolSpec, ReplicaSpec
 
 
@@ -163,6 +164,20 @@ class RoutingChanged(msgspec.Struct, frozen=True):
     hold_ms: float
 
 
+class ExperimentsChanged(msgspec.Struct, frozen=True):
+    """These experiments run from now on, in this order, and no others."""
+
+    at: float
+    running: tuple[Experiment, ...]
+
+
+class Exposed(msgspec.Struct, frozen=True, gc=False):
+    """A request was let into an experiment: told once of each, with its first decision."""
+
+    at: float
+    exposure: Exposure
+
+
 class ReplicaUp(msgspec.Struct, frozen=True):
     """The replica answers; `models` are what it serves now."""
 
@@ -292,6 +307,8 @@ Fact = (
     | ReplicaResumed
     | ReplicaRemoved
     | RoutingChanged
+    | ExperimentsChanged
+    | Exposed
     | ReplicaUp
     | ReplicaDown
     | ReplicaRestarted

@@ -8,6 +8,7 @@ from typing import Final
 
 from gateway.routing.candidates import Candidate
 from gateway.routing.decision import Priority, RouteRequest
+from gateway.routing.experiments.definition import Exposure
 from gateway.routing.turns import Turns
 
 DEFAULT_HOLD_MS: Final = 600.0
@@ -26,7 +27,7 @@ class HeldRequest:
     """One held request. `slot` and `work_ms`: its best replica, and its prefill there, as of `looked_at`.
 
     `tokens` is what it would cost when it came: those to compute, and the answer's as far as can be known. It is to be
-    sent before `expires_at`.
+    sent before `expires_at`. `exposure` is its part in an experiment.
     """
 
     ticket: int
@@ -39,6 +40,7 @@ class HeldRequest:
     prompt_tokens: int = 0
     tokens: int = 0
     expires_at: float = float("inf")
+    exposure: Exposure | None = None
 
     @property
     def turn(self) -> tuple[float, int]:

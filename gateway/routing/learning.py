@@ -16,6 +16,7 @@ from gateway.routing.facts import (
     CacheSynced,
     Cause,
     Dispatched,
+    Exposed,
     Finished,
     FirstToken,
     LoadReported,
@@ -73,11 +74,14 @@ class Learner:
         if replica in self._fleet.ailing:
             replica.health.booked(booking.ticket, booking.booked_at)
 
-    def observe(self, fact: ReplicaFact | CacheFact | StreamBroke | Refused) -> None:
+    def observe(self, fact: ReplicaFact | CacheFact | StreamBroke | Refused | Exposed) -> None:
         """Learn one fact about a replica, or of a request that none took; nothing of a replica that was removed."""
         match fact:
             case Refused():
                 self._scoreboard.of("", "", fact.model).end(fact.outcome)
+                return
+            case Exposed():
+                self._scoreboard.exposed(fact.exposure)
                 return
             case StreamBroke():  # what else comes of it is told by other facts
                 replica = self._fleet.find(fact.replica)
@@ -174,10 +178,10 @@ class Learner:
         if usage is None:
             return
         self._sizes.learn(booking.tenant, usage.completion_tokens)
-        delivered = _delivered(replica, usage)
-        series.used(booking, usage, delivered)
-        if delivered is not None:
-            tokens = usage.prompt_tokens, booking.available_tokens, booking.routed_tokens, delivered
+        cached = delivered(replica, usage)
+        series.used(booking, usage, cached)
+        if cached is not None:
+            tokens = usage.prompt_tokens, booking.available_tokens, booking.routed_tokens, cached
             series.waterfall.add(*tokens)
             self._scoreboard.tenants.of(booking.tenant).add(*tokens)
             self._scoreboard.families.of(booking.text.family).add(*tokens)
@@ -257,12 +261,12 @@ class Learner:
             if not agreed and chain.form.counts_tokens:
                 self._beliefs.index.forget(replica.slot, chain.hashes)
                 return
-        delivered = _delivered(replica, usage)
+        cached = delivered(replica, usage)
         comparable = chain.form.counts_tokens or is_plain_text(text.length, usage.prompt_tokens)
-        if delivered is not None and comparable:
+        if cached is not None and comparable:
             link_tokens = pool.link_tokens(chain)
             tolerance = max(replica.block_tokens or 0, round(link_tokens))
-            self._beliefs.delivered(replica.cache, booking, delivered, at, link_tokens, tolerance)
+            self._beliefs.delivered(replica.cache, booking, cached, at, link_tokens, tolerance)
 
     def _replica(self, fact: ReplicaFact, replica: Replica) -> None:
         match fact:
@@ -340,13 +344,13 @@ def _prefill(replica: Replica, booking: Booking, fact: Finished) -> Prefill | No
         return None
     uncached = booking.prompt_tokens - booking.routed_tokens
     if fact.usage is not None:
-        delivered = _delivered(replica, fact.usage)
-        if delivered is not None:
-            uncached = fact.usage.prompt_tokens - delivered
+        cached = delivered(replica, fact.usage)
+        if cached is not None:
+            uncached = fact.usage.prompt_tokens - cached
     return Prefill(uncached, max(measured_ms, 0.0))
 
 
-def _delivered(replica: Replica, usage: Usage) -> int | None:
+def delivered(replica: Replica, usage: Usage) -> int | None:
     """Tokens from cache by the engine's word; None where it does not say.
 
     An engine that reports cached tokens at all may leave the field out when there were none.

@@ -63,6 +63,10 @@ def merged(shares: Sequence[Share]) -> Share:
         series=series,
         tenants=_largest((fall for one in snapshots for fall in one.tenants), KEPT),
         families=_largest((fall for one in snapshots for fall in one.families), KEPT),
+        exposures={
+            name: _counts(one.exposures.get(name, {}) for one in snapshots)
+            for name in dict.fromkeys(name for one in snapshots for name in one.exposures)
+        },
     )
     return Share(snapshot, ttfts)
 

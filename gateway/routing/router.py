@@ -6,12 +6,18 @@ from itertools import islice
 from random import Random
 from typing import Final
 
+import msgspec
+
+from engines.reports import Usage
 from gateway.routing.admission import Admission
 from gateway.routing.beliefs import Beliefs
 from gateway.routing.chain import DEFAULT_BLOCK_BYTES, ChainForm
 from gateway.routing.congestion import Congestion
 from gateway.routing.decision import Decision, Held, Priority, Rejection, RouteRequest
+from gateway.routing.experiments.definition import Exposure
+from gateway.routing.experiments.trials import Assignment, Trials
 from gateway.routing.facts import (
+    ExperimentsChanged,
     Fact,
     PeerGone,
     PeerHeard,
@@ -26,7 +32,7 @@ from gateway.routing.fleet import Fleet, chain_for
 from gateway.routing.health import HealthRules
 from gateway.routing.holding import LOOK_S, RELOOK_S, HeldRequest
 from gateway.routing.knowledge import Knowledge, give_knowledge, take_knowledge
-from gateway.routing.learning import AttemptFact, Learner
+from gateway.routing.learning import AttemptFact, Learner, delivered
 from gateway.routing.membership import Membership, MembershipFact
 from gateway.routing.merging import KEPT, Share
 from gateway.routing.outbox import Outbox
@@ -75,8 +81,10 @@ class Router:
         self._congestion = Congestion()
         self._reuse = Reuse()
         self._table = CandidateTable(self._beliefs, self._congestion, self._reuse)
-        self._hold_ms = hold_ms if policy in HOLDING or queue.every_policy else 0.0
-        self._queue = Admission(queue, self._hold_ms / 1000)
+        self._trials = Trials()
+        self._wished_hold_ms = hold_ms
+        self._queue = Admission(queue, 0.0)
+        self._set_hold()
         self._learner = Learner(
             self._fleet,
             self._beliefs,
@@ -97,10 +105,21 @@ class Router:
             for replica in spec.replicas:
                 self._membership.add(spec.name, replica)
 
-    def _decide_by(self, policy: str, hold_ms: float) -> None:
-        self.policy = policy
-        self._pick = POLICIES[policy]
-        self._hold_ms = hold_ms if policy in HOLDING or self._queue.limits.every_policy else 0.0
+    def _decide_as(self, fact: RoutingChanged | ExperimentsChanged) -> None:
+        """It is decided otherwise from now on."""
+        if isinstance(fact, RoutingChanged):
+            self.policy = fact.policy
+            self._pick = POLICIES[fact.policy]
+            self._wished_hold_ms = fact.hold_ms
+        else:
+            self._trials = Trials(fact.running)
+        self._set_hold()
+
+    def _set_hold(self) -> None:
+        """Whose requests are held, of the policies that are in use: the router's and those of arms."""
+        policies = {self.policy, *self._trials.policies}
+        self._holding = policies if self._queue.limits.every_policy else policies & HOLDING
+        self._hold_ms = self._wished_hold_ms if self._holding else 0.0
         self._queue.hold_s = self._hold_ms / 1000
 
     # ── route ────────────────────────────────────────────────────────────────────────────────────
@@ -113,10 +132,11 @@ class Router:
         answer = self._decide(request, now, self._rng.random())
         if isinstance(answer, Decision):
             self._last_ticket = answer.ticket
-            if self._hold_ms and not request.tried:
+            if self._hold_ms and not request.tried and answer.policy in self._holding:
                 if self._is_full(self._fleet.by_slot[answer.chosen.slot], now) or self._others_wait(request):
                     replicas = len(self._fleet.up[answer.model])
-                    return self._queue.newcomer(answer, request, replicas, now) or Held(answer.ticket, answer.chosen)
+                    refusal = self._queue.newcomer(answer, request, replicas, now)
+                    return Held(answer.ticket, answer.chosen) if refusal is None else _of(refusal, answer.exposure)
                 if self._queue:
                     self._queue.passed(answer, request, now)
             self._book(answer, request, now)
@@ -137,11 +157,13 @@ class Router:
             return answer
         self._last_ticket = answer.ticket
         self._queue.came_back(answer, request, now)
-        return self._queue.hold(answer, request, request.accepted_at, now) or Held(answer.ticket, answer.chosen)
+        refusal = self._queue.hold(answer, request, request.accepted_at, now)
+        return Held(answer.ticket, answer.chosen) if refusal is None else _of(refusal, answer.exposure)
 
     def limit_queue(self, limits: QueueLimits) -> None:
         """Other limits from now on; who waits keeps the deadline that it came with."""
         self._queue.limits = limits
+        self._set_hold()
 
     @property
     def can_hold(self) -> bool:
@@ -222,23 +244,30 @@ class Router:
         if isinstance(answer, Rejection):
             return answer
         model, up, replicas = answer
+        policy, pick, exposure, turns = self.policy, self._pick, None, model
+        if self._trials and (assignment := self._trials.assign(request, model, self._fleet.served)) is not None:
+            arm, (replicas, exposure) = assignment.arm, _within(assignment, replicas)
+            turns = model if exposure is None else f"{model}\0{arm.name}"
+            if arm.policy is not None:
+                policy, pick = arm.policy, POLICIES[arm.policy]
         table = self._table.rows(replicas, request, now)
-        unit = _unit(request) if self.policy in UNITED else b""
+        unit = _unit(request) if policy in UNITED else b""
         choice = table
-        if self.policy in SPREADING and self._hold_ms:
+        if policy in SPREADING and policy in self._holding:
             free = self._free(now)
             choice = tuple(row for row in table if row.slot in free) or table
-        chosen = self._pick(choice, Circumstances(self._turns[model], draw, unit))
+        chosen = pick(choice, Circumstances(self._turns[turns], draw, unit))
         rows = table
         if len(up) > len(replicas):
             rows = (*table, *self._table.rows([one for one in up if one not in replicas], request, now))
         available = max([candidate.cached_tokens for candidate in rows])
         if ticket is None:
             ticket = self._last_ticket + 1
-        return Decision(ticket, request.request_id, self.policy, model, table, chosen, available)
+        return Decision(ticket, request.request_id, policy, model, table, chosen, available, exposure)
 
     def _book(self, decision: Decision, request: RouteRequest, now: float) -> None:
-        self._turns[decision.model] += 1
+        exposure = decision.exposure
+        self._turns[decision.model if exposure is None else f"{decision.model}\0{exposure.arm}"] += 1
         chosen = decision.chosen
         replica = self._fleet.by_slot[chosen.slot]
         chain = chain_for(replica, request)
@@ -291,8 +320,8 @@ class Router:
                 self._peers.gone(fact.sender, fact.at)
             case PeersSilent():
                 self._peers.lapse(fact.since, fact.at)
-            case RoutingChanged():
-                self._decide_by(fact.policy, fact.hold_ms)
+            case RoutingChanged() | ExperimentsChanged():
+                self._decide_as(fact)
             case _ if isinstance(fact, MembershipFact):
                 self._membership.observe(fact)
                 if isinstance(fact, ReplicaRemoved):
@@ -367,6 +396,11 @@ class Router:
         up = [] if known is None else [replica for replica in known.replicas if replica.takes_requests]
         return [replica.spec.name for replica in sorted(up, key=lambda replica: len(replica.bookings))]
 
+    def cached_tokens(self, replica: str, usage: Usage) -> int | None:
+        """Tokens that a request had from the replica's cache, by its word; None where it does not say."""
+        one = self._fleet.find(replica)
+        return usage.cached_tokens if one is None else delivered(one, usage)
+
     def is_draining(self, replica: str) -> bool:
         """Whether the replica is to take no new requests."""
         return self._fleet.replica(replica).draining
@@ -413,6 +447,19 @@ class Router:
     def holder(self, response_id: str) -> str | None:
         """The replica that keeps a Responses object, if known."""
         return self._stored.get(response_id)
+
+
+def _within(assignment: Assignment, replicas: list[Replica]) -> tuple[list[Replica], Exposure | None]:
+    """The replicas that an arm may choose among, and that it is told where none of its own is left."""
+    own, exposure = assignment.among(replicas), assignment.exposure
+    if own or exposure is None:
+        return own or replicas, exposure
+    return replicas, msgspec.structs.replace(exposure, crossed=True)
+
+
+def _of(refusal: Rejection, exposure: Exposure | None) -> Rejection:
+    """The refusal of a request that took part in an experiment."""
+    return refusal if exposure is None else msgspec.structs.replace(refusal, exposure=exposure)
 
 
 def _unit(request: RouteRequest) -> bytes:

@@ -1,11 +1,12 @@
 """The scoreboard: what was predicted and what was delivered, summed per pool, replica and model; pure."""
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from engines.reports import Usage
 from gateway.routing.decision import Decision
+from gateway.routing.experiments.definition import Exposure
 from gateway.routing.facts import Cause, Outcome
 from gateway.routing.histogram import (
     ERROR_SECONDS,
@@ -22,6 +23,8 @@ RECENT_TTFTS: Final = 512
 RECENT_REQUESTS: Final = 1000
 TENANTS: Final = 1000
 FAMILIES: Final = 5000
+EXPOSURES: Final = 1000
+"""Arms that are counted: the oldest are forgotten."""
 
 
 class Key(NamedTuple):
@@ -109,6 +112,8 @@ class Scoreboard:
         self.requests: OrderedDict[str, RequestRecord] = OrderedDict()
         self.tenants: Waterfalls[str] = Waterfalls(TENANTS)
         self.families: Waterfalls[int | None] = Waterfalls(FAMILIES)
+        self.exposures: Counter[tuple[str, str]] = Counter()
+        """By experiment and arm."""
 
     def of(self, pool: str, replica: str, model: str) -> Series:
         """The series of those labels, made when first asked for."""
@@ -117,6 +122,12 @@ class Scoreboard:
         if series is None:
             series = self.series[key] = Series()
         return series
+
+    def exposed(self, exposure: Exposure) -> None:
+        """A request was let into an experiment. Names of arms are few, but experiments come and go."""
+        self.exposures[exposure.experiment, exposure.arm] += 1
+        if len(self.exposures) > EXPOSURES:
+            del self.exposures[next(iter(self.exposures))]
 
     def decided(self, decision: Decision, accepted_at: float) -> None:
         """Remember a decision; a retry replaces the one before it."""

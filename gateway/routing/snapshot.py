@@ -1,7 +1,7 @@
 """The snapshot: one frozen view of all that the router knows, for dashboard, metrics and tests; pure."""
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Final, TypeVar
 
@@ -148,7 +148,10 @@ class PoolView:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything, as of `at` (seconds on the router's clock). `held` requests wait for their replica."""
+    """Everything, as of `at` (seconds on the router's clock). `held` requests wait for their replica.
+
+    `exposures` counts requests that were let into experiments, by experiment and arm.
+    """
 
     at: float
     policy: str
@@ -159,6 +162,7 @@ class Snapshot:
     series: tuple[SeriesView, ...]
     tenants: tuple[WaterfallView, ...]
     families: tuple[WaterfallView, ...]
+    exposures: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def take_snapshot(
@@ -191,7 +195,15 @@ def take_snapshot(
         series=tuple(_series_view(key, series) for key, series in scoreboard.series.items()),
         tenants=_waterfalls(scoreboard.tenants, str, shown),
         families=_waterfalls(scoreboard.families, _family_name, shown),
+        exposures=_exposures(scoreboard),
     )
+
+
+def _exposures(scoreboard: Scoreboard) -> dict[str, dict[str, int]]:
+    counted: dict[str, dict[str, int]] = {}
+    for (experiment, arm), count in scoreboard.exposures.items():
+        counted.setdefault(experiment, {})[arm] = count
+    return counted
 
 
 def _waterfalls(of: Waterfalls[K], name: Callable[[K], str], count: int) -> tuple[WaterfallView, ...]:

@@ -16,6 +16,8 @@ from gateway.routing.savings import skipped_by_replica
 from gateway.routing.snapshot import Snapshot
 from gateway.serving.dashboard.routes import routes as page_routes
 from gateway.serving.events.intake import FeedStatus
+from gateway.serving.experiments.routes import routes as experiment_routes
+from gateway.serving.experiments.running import ExperimentView, views
 from gateway.serving.explanation import explain
 from gateway.serving.framework import TheGateway
 from gateway.serving.gateway import Gateway
@@ -41,6 +43,7 @@ routes.include_router(page_routes)
 routes.include_router(history_routes)
 routes.include_router(prefix_routes)
 routes.include_router(membership_routes)
+routes.include_router(experiment_routes)
 
 
 class GatewayView(msgspec.Struct, frozen=True):
@@ -65,6 +68,7 @@ class AdminView(msgspec.Struct, frozen=True):
 
     gateway: GatewayView
     snapshot: Snapshot
+    experiments: tuple[ExperimentView, ...] = ()
 
 
 @routes.get("/metrics")
@@ -93,11 +97,6 @@ async def _prefill(gateway: TheGateway, name: str) -> Response:
     return json_response(msgspec.json.encode({"desired": pool.prefill.settings(), "actual": actual}))
 
 
-@routes.get("/api/experiments")
-async def _experiments(gateway: TheGateway) -> Response:
-    return json_response(msgspec.json.encode(gateway.config.experiments))
-
-
 @routes.get("/api/requests")
 async def _requests(gateway: TheGateway, limit: int = 100) -> Response:
     return json_response(await recent_requests(gateway, min(max(limit, 1), 1000)))
@@ -116,7 +115,8 @@ async def _request(gateway: TheGateway, request_id: str) -> Response:
 async def _explain(
     gateway: TheGateway, request: Request, endpoint: str = "/v1/chat/completions", tenant: str | None = None
 ) -> Response:
-    explanation = await explain(gateway, endpoint, await request.body(), tenant)
+    marks = gateway.experiments.marks(dict(reversed(request.headers.raw)))
+    explanation = await explain(gateway, endpoint, await request.body(), tenant, marks)
     return json_response(msgspec.json.encode(explanation))
 
 
@@ -137,7 +137,8 @@ async def encoded_view(gateway: Gateway) -> bytes:
         gpus=gpus,
         skipped_gpu_s=skipped_by_replica(snapshot, gpus),
     )
-    return msgspec.json.encode(AdminView(view, snapshot))
+    experiments = views(gateway.experiments.trials, snapshot.exposures, report.headlines)
+    return msgspec.json.encode(AdminView(view, snapshot, experiments))
 
 
 async def _snapshots(gateway: Gateway) -> AsyncIterator[bytes]:

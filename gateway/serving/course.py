@@ -62,7 +62,10 @@ class Course:
         if not self._gateway.recourse.beside(now):
             return None
         self._tried.add(attempt.decision.chosen.replica)
-        answer = self._gateway.router.route(self._after(self._tried), now)
+        request = self._after(self._tried)
+        if attempt.decision.exposure is not None and _crosses(self._gateway.router.preview(request, now)):
+            return None  # who is only slow stays in its arm
+        answer = self._gateway.router.route(request, now)
         if not isinstance(answer, Decision):
             return None
         self._attempts += 1
@@ -113,3 +116,7 @@ class Course:
         finally:
             recourse.waiting -= 1
         return None
+
+
+def _crosses(answer: Decision | Rejection) -> bool:
+    return isinstance(answer, Decision) and answer.exposure is not None and answer.exposure.crossed

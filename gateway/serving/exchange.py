@@ -9,6 +9,7 @@ from gateway.errors import GatewayError, Origin
 from gateway.journal.entry import Entry
 from gateway.routing.candidates import Candidate
 from gateway.routing.decision import Decision, Rejection, RouteRequest
+from gateway.routing.experiments.definition import Exposure
 from gateway.routing.facts import Fact, Finished, Outcome, Refused, ResponseStored, StreamBroke
 from gateway.serving import headers as header_rules
 from gateway.serving.access import engine_id, owned
@@ -18,6 +19,7 @@ from gateway.serving.attempting import Sending, Try
 from gateway.serving.chains import Chains
 from gateway.serving.continuing import Onward, said_so_far
 from gateway.serving.course import Course
+from gateway.serving.experiments.observing import Participant
 from gateway.serving.failure import AttemptLostError, client_error, last_frame, passable
 from gateway.serving.front.answer import Answer
 from gateway.serving.front.request import HttpRequest
@@ -70,6 +72,7 @@ class Exchange:
         self._transcript: Transcript | None = None
         self._broken: Broken | None = None
         self._specimen: Specimen | None = None
+        self._participant: Participant | None = None
         self._entry = None if gateway.journal is None else Entry(endpoint, self._tenant, request.began_at)
 
     async def run(self) -> None:
@@ -133,8 +136,13 @@ class Exchange:
         gateway.observe(fact)
         if entry is not None:
             entry.learn(fact)
+        participant = self._participant
+        if participant is not None:
+            participant.learn(fact)
         if isinstance(fact, (Finished, Refused)):
             self._over = True
+            if participant is not None:
+                gateway.experiments.over(participant, fact)
             if self._visit is not None:
                 leave(self._visit, fact)
             if entry is not None:
@@ -143,6 +151,12 @@ class Exchange:
                 self._log(gateway.log, fact)
             if self._specimen is not None and isinstance(fact, Finished) and fact.usage is not None:
                 gateway.sampler.note(self._specimen, fact.usage, fact.at)
+
+    def _exposed(self, exposure: Exposure, replica: str | None = None) -> None:
+        """The request takes part in an experiment, and goes to that replica: by its first decision, or a later one."""
+        if self._participant is None:
+            self._participant = self._gateway.experiments.let_in(exposure, self._accepted_at)
+        self._participant.exposure, self._participant.replica = exposure, replica
 
     def _log(self, log: RequestLog, end: Finished | Refused) -> None:
         """Tell of the request's end, where that is wished."""
@@ -208,6 +222,8 @@ class Exchange:
 
     def _dispatch(self, decision: Decision, sending: Sending, route_at: float, since: float, held_s: float) -> Try:
         """Begin an attempt; `since` is when our own work on it began."""
+        if decision.exposure is not None:
+            self._exposed(decision.exposure, decision.chosen.replica)
         if self._entry is not None:
             self._entry.routed(decision, route_at + held_s)
         attempt = Attempt(decision, self._tell, self._gateway.clock)
@@ -237,7 +253,9 @@ class Exchange:
         self._tell_of_broken("continued")
         if not running.sending.kept:
             running.sending.body = b""  # is not sent again, and is long
-        headers = header_rules.for_client(running.response.headers, self.request_id, attempt.decision.chosen)
+        headers = header_rules.for_client(
+            running.response.headers, self.request_id, attempt.decision.chosen, attempt.decision.exposure
+        )
         if running.reply is not None:
             answer.whole(running.response.status, headers, running.first)
             self._stored(running, running.reply.response_id)
@@ -330,6 +348,7 @@ class Exchange:
             scope=None if self._request.tenant is None else self._request.tenant.scope,
             priority=header_rules.priority(self._fields),
             deadline_s=header_rules.deadline_s(self._fields),
+            headers=self._gateway.experiments.marks(self._fields),
         )
 
     def _stored(self, running: Try, response_id: str | None) -> None:
@@ -338,10 +357,13 @@ class Exchange:
             self._gateway.observe(ResponseStored(running.backend.name, self._gateway.clock(), name))
 
     def _rejected(self, rejection: Rejection, request: InferenceRequest) -> None:
+        if rejection.exposure is not None:
+            self._exposed(rejection.exposure)
         known = request.model in self._gateway.router.models()  # another name must not become a label
         self.refuse(rejection_error(rejection), (request.model or "") if known else "")
 
     def _send_error(self, error: GatewayError, chosen: Candidate | None, body: bytes | None = None) -> None:
         """Send an error, in the engine's own words where they are given."""
-        headers = header_rules.for_client([(b"content-type", b"application/json")], self.request_id, chosen)
+        exposure = None if self._participant is None else self._participant.exposure
+        headers = header_rules.for_client([(b"content-type", b"application/json")], self.request_id, chosen, exposure)
         self._answer.error(error, headers, body)

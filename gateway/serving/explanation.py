@@ -5,7 +5,7 @@ import msgspec
 from engines.reports import Usage
 from gateway.errors import bad_request
 from gateway.routing.candidates import CostTerm
-from gateway.routing.decision import Decision, Rejection, RouteRequest
+from gateway.routing.decision import ANONYMOUS, Decision, Rejection, RouteRequest
 from gateway.routing.scoreboard import RequestRecord
 from gateway.serving.admission import salt_request
 from gateway.serving.gateway import Gateway
@@ -50,12 +50,20 @@ class Explanation(msgspec.Struct, frozen=True):
     usage: Usage | None = None
     accepted_at: float | None = None
     """Seconds since the Unix epoch."""
+    arm: str | None = None
+    """`experiment=arm`, with `;failover` where it goes outside of it."""
 
 
-async def explain(gateway: Gateway, endpoint: str, body: bytes, tenant: str | None = None) -> Explanation:
+async def explain(
+    gateway: Gateway,
+    endpoint: str,
+    body: bytes,
+    tenant: str | None = None,
+    headers: tuple[tuple[str, str], ...] = (),
+) -> Explanation:
     """What the router would do with this body now, from a tenant where one is named; nothing is booked.
 
-    Raises GatewayError.
+    `headers` are those that experiments look at. Raises GatewayError.
     """
     try:
         request = parse(Endpoint(endpoint), body)
@@ -77,8 +85,10 @@ async def explain(gateway: Gateway, endpoint: str, body: bytes, tenant: str | No
         request.stream,
         now,
         chains.tokens,
+        tenant=ANONYMOUS if tenant is None else tenant,
         session=request.session,
         scope=None if whose is None else whose.scope,
+        headers=headers,
     )
     answer = gateway.router.preview(asked, now)
     if isinstance(answer, Rejection):
@@ -118,4 +128,5 @@ def _explanation(decision: Decision) -> Explanation:
         )
         for candidate in decision.candidates
     )
-    return Explanation(decision.policy, decision.model, decision.available_tokens, rows, decision.why)
+    arm = None if decision.exposure is None else decision.exposure.label
+    return Explanation(decision.policy, decision.model, decision.available_tokens, rows, decision.why, arm=arm)

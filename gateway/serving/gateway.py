@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 
 import msgspec
@@ -22,10 +23,12 @@ from gateway.serving.admission import unsalted_endpoints
 from gateway.serving.chains import Chains, text_chain, token_chains
 from gateway.serving.engine_client import EngineClient, EngineGoneError, TimeLimits
 from gateway.serving.events.feeds import EventFeeds
+from gateway.serving.experiments.running import Experiments
 from gateway.serving.headers import HeaderList
 from gateway.serving.history.history import History
 from gateway.serving.journal import Journal
-from gateway.serving.membership.plan import Member, Plan, first_plan
+from gateway.serving.membership.member import Member
+from gateway.serving.membership.plan import Plan, first_plan
 from gateway.serving.placing import Placer
 from gateway.serving.prefixes.sampler import Sampler
 from gateway.serving.recourse import Recourse
@@ -64,8 +67,12 @@ class Gateway:
         journal: Journal | None = None,
         siblings: Siblings | None = None,
         plan: Plan | None = None,
+        store: Path | None = None,
     ) -> None:
-        """`plan` is what a worker that joins late begins with; without it, the replicas are the file's."""
+        """`plan` is what a worker that joins late begins with; without it, the replicas are the file's.
+
+        `store` is the file of what is observed of experiments; None: nothing is kept.
+        """
         plan = plan or first_plan(config)
         self.config = config
         self.journal = journal
@@ -87,6 +94,8 @@ class Gateway:
             health=config.health.rules(),
             queue=_queue_limits(config),
         )
+        self.experiments = Experiments(self.router, self.clock, store)
+        self.experiments.follow(plan.trials, config.pools, plan.members)
         self.placer = Placer(self.router, self.clock)
         self.recourse = Recourse(config.retry, routing.max_attempts, Random(seed))
         self.tls = EngineTls(config.pools)
@@ -190,7 +199,8 @@ class Gateway:
         """What an operator should know of the gateway itself: sentences."""
         sharing = self.sharer.notices if self.sharer is not None else []
         discovery = [notice for notices in self.discovery_notices.values() for notice in notices]
-        written = [one.notices() for one in (self.journal, self.log, self.history) if one is not None]
+        keepers = (self.journal, self.log, self.experiments, self.history)
+        written = [one.notices() for one in keepers if one is not None]
         return self.config.notices() + [notice for notices in written for notice in notices] + sharing + discovery
 
     def warnings(self, snapshot: Snapshot) -> dict[str, list[str]]:
@@ -283,6 +293,7 @@ class Gateway:
             await asyncio.to_thread(self.journal.close)
         if self.history is not None:
             await self.history.close()
+        await self.experiments.close()
 
     async def _call(self, backend: Backend, call: EngineCall) -> None:
         headers = [(b"content-type", b"application/json"), *backend.credentials]

@@ -9,6 +9,7 @@ from typing import Final
 
 from gateway.routing.candidates import Candidate
 from gateway.routing.decision import ANONYMOUS, Priority
+from gateway.routing.experiments.definition import Exposure
 
 HeaderList = list[tuple[bytes, bytes]]
 """All headers as they came, names in lower case."""
@@ -84,8 +85,10 @@ def for_engine(headers: HeaderList, extra: HeaderList) -> HeaderList:
     return passed
 
 
-def for_client(headers: HeaderList, request: str, chosen: Candidate | None) -> HeaderList:
-    """The engine's headers that the client sees, and who answered."""
+def for_client(
+    headers: HeaderList, request: str, chosen: Candidate | None, exposure: Exposure | None = None
+) -> HeaderList:
+    """The engine's headers that the client sees, who answered, and in which arm of an experiment."""
     passed = [pair for pair in headers if pair[0] not in _NOT_FOR_CLIENTS and not pair[0].startswith(_OURS)]
     passed.append((b"x-request-id", request.encode("ascii")))
     if chosen is not None:
@@ -94,4 +97,6 @@ def for_client(headers: HeaderList, request: str, chosen: Candidate | None) -> H
             (b"x-prefixgate-replica", chosen.replica.encode()),
             (b"x-prefixgate-predicted-cached-tokens", b"%d" % chosen.cached_tokens),
         )
+    if exposure is not None:
+        passed.append((b"x-prefixgate-arm", exposure.label.encode()))
     return passed

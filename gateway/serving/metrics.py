@@ -71,7 +71,17 @@ class SnapshotCollector(Collector):
         held.add_metric((), snapshot.held)
         yield held
         yield from _queue(snapshot.queue)
+        yield from _exposures(snapshot.exposures)
         yield from _tenants(snapshot.tenants)
+
+
+def _exposures(exposures: dict[str, dict[str, int]]) -> Iterator[Metric]:
+    text = "Requests that were let into an experiment, by arm"
+    family = CounterMetricFamily("prefixgate_experiment_exposures", text, labels=("experiment", "arm"))
+    for experiment, arms in exposures.items():
+        for arm, count in arms.items():
+            family.add_metric((experiment, arm), count)
+    yield family
 
 
 class TenantsCollector(Collector):

@@ -13,6 +13,7 @@ import msgspec
 from gateway.routing.merging import Share, merged
 from gateway.routing.snapshot import Snapshot
 from gateway.serving.events.intake import FeedStatus
+from gateway.serving.experiments.analyst import Headline
 from gateway.serving.gateway import Gateway
 from gateway.serving.process_figures import (
     CPU_SECONDS,
@@ -63,6 +64,8 @@ class Report(msgspec.Struct, frozen=True):
     workers: tuple[WorkerView, ...]
     sharing: SharingStatus = SharingStatus()
     tenants: tuple[TenantView, ...] = ()
+    observations: dict[str, int] = {}
+    headlines: dict[str, Headline] = {}
 
     @property
     def snapshot(self) -> Snapshot:
@@ -81,6 +84,7 @@ class Report(msgspec.Struct, frozen=True):
             figures=counted_figures(self.figures),
             usable={},
             workers=(),
+            headlines={},
             sharing=self.sharing.counted(),
             tenants=tuple(one.counted() for one in self.tenants),
         )
@@ -118,6 +122,8 @@ def own_report(gateway: Gateway) -> Report:
         workers=(worker,),
         sharing=SharingStatus() if gateway.sharer is None else gateway.sharer.status,
         tenants=() if gateway.tenancy is None else tenant_views(gateway.tenancy),
+        observations=gateway.experiments.counts,
+        headlines=gateway.experiments.headlines,
     )
 
 
@@ -142,7 +148,17 @@ def merged_reports(reports: Sequence[Report]) -> Report:
         workers=tuple(sorted((row for one in reports for row in one.workers), key=lambda row: row.number)),
         sharing=merged_status([one.sharing for one in reports]),
         tenants=merged_tenants([one.tenants for one in reports]),
+        observations=_summed(one.observations for one in reports),
+        headlines=_newest(one.headlines for one in reports),
     )
+
+
+def _newest(parts: Iterable[dict[str, Headline]]) -> dict[str, Headline]:
+    newest: dict[str, Headline] = {}
+    for name, headline in (pair for part in parts for pair in part.items()):
+        if name not in newest or headline.at > newest[name].at:
+            newest[name] = headline
+    return newest
 
 
 def _feeds(reports: Sequence[Report]) -> tuple[FeedStatus, ...]:

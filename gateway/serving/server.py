@@ -6,8 +6,10 @@ import logging
 import signal
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
@@ -16,6 +18,8 @@ from gateway.config import Config, ConfigSource
 from gateway.serving import admin, listening, main_app
 from gateway.serving.admin_guard import configured_guard
 from gateway.serving.discovery.finder import Discovery
+from gateway.serving.experiments.guarding import Guarding
+from gateway.serving.experiments.place import kept_in, trials_in
 from gateway.serving.framework import framework
 from gateway.serving.front.connection import LINGER_S, ClientConnection
 from gateway.serving.gateway import Gateway
@@ -134,20 +138,39 @@ async def running(
     channel: Channel | None = None,
     plan: Plan | None = None,
     source: ConfigSource | None = None,
+    store: Path | None = None,
 ) -> AsyncIterator[RunningGateway]:
     """Start a gateway on the configured ports (0: any free one); it ends with the block.
 
     One of several workers is given its `sockets`, as `listening.open_ports` makes them, its `siblings`, the `channel`
-    that it shares over, and the `plan` that all of them follow. `source` is read again when that is asked for. Raises
-    ConfigError where the journal cannot be kept or the Redis URL makes no sense, OSError where a port is taken.
+    that it shares over, the `plan` that all of them follow, and the `store` of their experiments. `source` is read
+    again when that is asked for. Raises ConfigError where the journal or the store cannot be kept or the Redis URL
+    makes no sense, OSError where a port is taken.
     """
+    with contextlib.ExitStack() as stack:
+        store = store or stack.enter_context(kept_in(config))
+        plan = plan or first_plan(config, trials_in(store), time.time())
+        async with _running(config, seed, sockets, siblings, channel, plan, source, store) as run:
+            yield run
+
+
+@contextlib.asynccontextmanager
+async def _running(
+    config: Config,
+    seed: int | None,
+    sockets: Sequence[socket.socket],
+    siblings: Siblings | None,
+    channel: Channel | None,
+    plan: Plan,
+    source: ConfigSource | None,
+    store: Path,
+) -> AsyncIterator[RunningGateway]:
     channel = channel or configured_channel(config)
-    plan = plan or first_plan(config)
-    gateway = Gateway(config, seed=seed, journal=open_journal(config), siblings=siblings, plan=plan)
+    gateway = Gateway(config, seed=seed, journal=open_journal(config), siblings=siblings, plan=plan, store=store)
     tls = server_context(config.server)
     guard = configured_guard(config.server)
     sockets = sockets or listening.open_ports(config.server)
-    gateway.history = history = open_history(config)
+    gateway.history = history = open_history(store.parent)
     if len(sockets) == 1:
         app = framework(gateway, main_app.routes, admin.routes)
         ports: list[FrameworkPort] = [MainPort(gateway, app, guard, has_admin=True)]
@@ -166,6 +189,7 @@ async def running(
         state = port.app.state
         state.membership, state.reloading, state.warmer, state.history = membership, reloading, warmer, history
     discovery = Discovery(gateway, membership)
+    guarding = Guarding(gateway, membership)
     await poller.start()
     await gateway.share_over(channel)
     discovery.configure(config)
@@ -185,6 +209,7 @@ async def running(
         await asyncio.gather(*tasks)
         await recorder.close()
         await discovery.close()
+        await guarding.close()
         await warmer.close()
         await membership.close()
         await poller.stop()

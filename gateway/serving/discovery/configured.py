@@ -8,7 +8,9 @@ from gateway.serving.discovery.dns import DnsSource
 from gateway.serving.discovery.file import FileSource
 from gateway.serving.discovery.kubernetes import KubernetesSource
 from gateway.serving.discovery.source import DiscoveryError, Source
-from gateway.serving.membership.plan import DISCOVERY, Add, Plan, PlanError, after, first_plan
+from gateway.serving.membership.member import DISCOVERY
+from gateway.serving.membership.plan import Add, Plan, after, first_plan
+from gateway.serving.membership.refusal import PlanError
 
 
 def source_of(config: DiscoveryConfig) -> Source:

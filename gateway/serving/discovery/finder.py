@@ -13,8 +13,10 @@ from gateway.config.discovery import DiscoveryConfig
 from gateway.serving.discovery.configured import source_of
 from gateway.serving.discovery.source import DiscoveryError
 from gateway.serving.gateway import Gateway
+from gateway.serving.membership.member import DISCOVERY
 from gateway.serving.membership.membership import Membership
-from gateway.serving.membership.plan import DISCOVERY, Add, PlanError, Remove
+from gateway.serving.membership.plan import Add, Remove
+from gateway.serving.membership.refusal import PlanError
 
 GONE_AFTER: Final = 2
 """Answers in a row without a replica before it goes: a probe may fail once."""

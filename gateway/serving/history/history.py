@@ -2,32 +2,25 @@
 
 import asyncio
 import logging
-import os
-import shutil
 import sqlite3
-import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
-from gateway.config import Config, ConfigError
+from gateway.config import ConfigError
 from gateway.serving.history.store import Slice, Store
 from gateway.serving.history.sums import Place, Sums
-
-FOLDER_ENV: Final = "PREFIXGATE_STATE_FOLDER"
-"""Where the parent of several workers, which share one file, tells them a folder when none is configured."""
 
 _log: Final = logging.getLogger("prefixgate")
 T = TypeVar("T")
 
 
 class History:
-    """One open file; `drawn` is a folder of our own that goes with us."""
+    """One open file."""
 
-    def __init__(self, store: Store, drawn: Path | None = None) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._drawn = drawn
         self._thread = ThreadPoolExecutor(1, "history")
         self._failure = ""
 
@@ -51,26 +44,18 @@ class History:
         return [f"the history is not written: {self._failure}"] if self._failure else []
 
     async def close(self) -> None:
-        """Close the file, and remove it where it was only for the time being."""
+        """Close the file."""
         await self._do(self._store.close)
         self._thread.shutdown()
-        if self._drawn is not None:
-            shutil.rmtree(self._drawn, ignore_errors=True)
 
     async def _do(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
-def open_history(config: Config) -> History:
-    """The configured folder's history; without one, a file that lasts as long as the gateway.
-
-    Raises ConfigError where it cannot be kept.
-    """
-    named = config.state.path or os.environ.get(FOLDER_ENV)
-    folder = Path(named) if named else Path(tempfile.mkdtemp(prefix="prefixgate-"))
+def open_history(folder: Path) -> History:
+    """The history that is kept in the folder. Raises ConfigError where it cannot be."""
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return History(Store(folder), None if named else folder)
+        return History(Store(folder))
     except (OSError, sqlite3.Error) as error:
         why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"[state] path: no history can be kept in `{folder}`: {why}") from error
+        raise ConfigError(f"[state] path: no history can be kept in {folder}: {why}") from error

@@ -73,6 +73,7 @@ class Store:
         self._file.execute("PRAGMA journal_mode=WAL")
         self._file.execute("PRAGMA synchronous=NORMAL")
         with self._file as file:
+            file.execute("BEGIN IMMEDIATE")  # several workers may open it at once
             file.execute("CREATE TABLE IF NOT EXISTS shape (shape TEXT)")
             known = file.execute("SELECT shape FROM shape").fetchone()
             if known != (_SHAPE,):

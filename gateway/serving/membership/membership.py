@@ -18,7 +18,9 @@ from gateway.routing.facts import (
 from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.serving.front.port import Port
 from gateway.serving.gateway import Gateway
-from gateway.serving.membership.plan import Command, Configure, Member, Plan, PlanError, Remove, after
+from gateway.serving.membership.member import Member
+from gateway.serving.membership.plan import Command, Configure, Plan, Remove, after
+from gateway.serving.membership.refusal import PlanError
 from gateway.serving.polling import Poller
 
 LOOK_S: Final = 0.05
@@ -73,6 +75,8 @@ class Membership:
             before, self.plan = self.plan, after(self.plan, command)
             if isinstance(command, Configure):
                 await self._configure(before.config, self.plan.config)
+            gateway, plan = self._gateway, self.plan
+            gateway.experiments.follow(plan.trials, plan.config.pools, plan.members)
             at_once = {command.name} if isinstance(command, Remove) and command.now else set()
             await self._fit(at_once)
         if isinstance(command, Configure):

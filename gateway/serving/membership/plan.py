@@ -12,18 +12,10 @@ import msgspec
 from gateway.config import Config, ConfigError, changes
 from gateway.config.pools import NAME, PoolConfig, check_url
 from gateway.routing.replica import PoolSpec, ReplicaSpec
-
-FILE, API, DISCOVERY = "file", "api", "discovery"
-
-
-class Member(msgspec.Struct, frozen=True):
-    """One replica that there is to be. `origin` says by whose word: the file's, the API's, or a discovery's."""
-
-    name: str
-    pool: str
-    url: str
-    origin: str = FILE
-    draining: bool = False
+from gateway.serving.experiments import trial
+from gateway.serving.experiments.trial import Begin, Define, End, EndArm, Forget, TrialCommand, Trials
+from gateway.serving.membership.member import API, DISCOVERY, FILE, Member
+from gateway.serving.membership.refusal import PlanError
 
 
 class Add(msgspec.Struct, frozen=True, tag=True):
@@ -55,21 +47,13 @@ class Remove(msgspec.Struct, frozen=True, tag=True):
 
 
 class Configure(msgspec.Struct, frozen=True, tag=True):
-    """The file says this now."""
+    """The file says this now; `at` (seconds since the Unix epoch) is when it was read."""
 
     config: Config
+    at: float = 0.0
 
 
-Command = Add | Drain | Resume | Remove | Configure
-
-
-class PlanError(Exception):
-    """The command cannot be followed; the message is a sentence, `status` and `code` are an HTTP answer's."""
-
-    def __init__(self, message: str, status: int, code: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
+Command = Add | Drain | Resume | Remove | Configure | TrialCommand
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -77,6 +61,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     config: Config
     members: tuple[Member, ...]
+    trials: Trials = ()
 
     def member(self, name: str) -> Member | None:
         """The replica of that name."""
@@ -94,10 +79,10 @@ class Plan(msgspec.Struct, frozen=True):
         return tuple(ReplicaSpec(one.name, one.url) for one in self.members if one.pool == pool)
 
 
-def first_plan(config: Config) -> Plan:
-    """What the file says."""
+def first_plan(config: Config, known: Trials = (), at: float = 0.0) -> Plan:
+    """What the file says; `known` are the trials of a gateway before this one."""
     members = [Member(one.name, pool.name, one.url) for pool in config.pools for one in pool.spec().replicas]
-    return Plan(config, tuple(members))
+    return Plan(config, tuple(members), trial.of_file(config.experiments, known, at))
 
 
 def after(plan: Plan, command: Command) -> Plan:
@@ -110,9 +95,15 @@ def after(plan: Plan, command: Command) -> Plan:
         case Resume():
             return _replaced(plan, msgspec.structs.replace(_known(plan, command.name), draining=False))
         case Remove():  # one that is not there may be draining yet, and is then removed at once
-            return Plan(plan.config, tuple(one for one in plan.members if one.name != command.name))
+            return _with_members(plan, tuple(one for one in plan.members if one.name != command.name))
         case Configure():
-            return _configured(plan, command.config)
+            return _configured(plan, command.config, command.at)
+        case Define() | Begin() | End() | EndArm() | Forget():
+            return msgspec.structs.replace(plan, trials=trial.after(plan.trials, command))
+
+
+def _with_members(plan: Plan, members: tuple[Member, ...]) -> Plan:
+    return msgspec.structs.replace(plan, members=members)
 
 
 def _add(plan: Plan, command: Add) -> Plan:
@@ -133,7 +124,7 @@ def _add(plan: Plan, command: Add) -> Plan:
     if command.name is not None and not NAME.fullmatch(command.name):
         raise PlanError("a name is letters, digits, `.`, `_` and `-`", 400, "bad_name")
     name = command.name or _free_name(pool.name, plan.members)
-    return Plan(plan.config, (*plan.members, Member(name, pool.name, url, command.origin)))
+    return _with_members(plan, (*plan.members, Member(name, pool.name, url, command.origin)))
 
 
 def _known(plan: Plan, name: str) -> Member:
@@ -144,10 +135,10 @@ def _known(plan: Plan, name: str) -> Member:
 
 
 def _replaced(plan: Plan, member: Member) -> Plan:
-    return Plan(plan.config, tuple(member if one.name == member.name else one for one in plan.members))
+    return _with_members(plan, tuple(member if one.name == member.name else one for one in plan.members))
 
 
-def _configured(plan: Plan, wanted: Config) -> Plan:
+def _configured(plan: Plan, wanted: Config, at: float) -> Plan:
     """The file's replicas are those that it names now; those of others stay, as long as there is their pool.
 
     A replica that stays in its pool keeps its name, whatever its place in the list, and goes on draining.
@@ -166,7 +157,7 @@ def _configured(plan: Plan, wanted: Config) -> Plan:
     for url, pool in named.items():
         if url not in known:
             members.append(Member(_free_name(pool, members), pool, url))
-    return Plan(config, tuple(members))
+    return Plan(config, tuple(members), trial.of_file(config.experiments, plan.trials, at))
 
 
 def _free_name(pool: str, members: Sequence[Member]) -> str:

@@ -2,14 +2,17 @@
 
 import asyncio
 import logging
+import time
 from typing import Final
 
 import msgspec
 
 from gateway.config import ConfigError, ConfigSource, changes
 from gateway.serving.gateway import Gateway
+from gateway.serving.membership.member import Member
 from gateway.serving.membership.membership import Membership
-from gateway.serving.membership.plan import Configure, Member, PlanError
+from gateway.serving.membership.plan import Configure
+from gateway.serving.membership.refusal import PlanError
 from gateway.serving.workers.assignments import reread_by
 
 NO_FILE: Final = "there is no file to read again: the gateway was started without --config"
@@ -56,7 +59,7 @@ class Reloading:
             await asyncio.to_thread(self._gateway.tokenisers.load, wanted)  # could all of them be loaded?
             before = self._membership.plan
             found = changes(before.config, wanted)
-            await self._membership.perform(Configure(wanted))
+            await self._membership.perform(Configure(wanted, time.time()))
             plan = self._membership.plan
         old, new = {pool.name for pool in before.config.pools}, {pool.name for pool in plan.config.pools}
         return Reloaded(

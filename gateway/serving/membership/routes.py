@@ -12,7 +12,8 @@ from gateway.serving.framework import TheGateway
 from gateway.serving.gateway import Gateway
 from gateway.serving.json_response import json_response
 from gateway.serving.membership.membership import Membership
-from gateway.serving.membership.plan import Add, Command, Drain, PlanError, Remove, Resume
+from gateway.serving.membership.plan import Add, Command, Drain, Remove, Resume
+from gateway.serving.membership.refusal import PlanError
 from gateway.serving.membership.reload import Reloading
 from gateway.serving.warming.warmer import Warmer
 from gateway.serving.whole import whole_report

@@ -7,8 +7,10 @@ from typing import Final
 import msgspec
 
 from gateway.config import Config, ConfigSource
+from gateway.serving.experiments.trial import Trial
 from gateway.serving.framing import read_framed, write_framed
-from gateway.serving.membership.plan import Command, Member
+from gateway.serving.membership.member import Member
+from gateway.serving.membership.plan import Command
 from gateway.serving.process_figures import Family
 
 _MOST_BYTES: Final = 1 << 28
@@ -17,7 +19,8 @@ _MOST_BYTES: Final = 1 << 28
 class Assignment(msgspec.Struct, frozen=True, tag=True):
     """The first thing that a worker hears. The listeners and `sharing` are numbers of open sockets.
 
-    `members` are the replicas that there are now, `source` is where the configuration can be read again.
+    `members` are the replicas and `trials` the experiments that there are now, `store` is the file of what is observed
+    of these; `source` is where the configuration can be read again.
 
     `started_at` is that of the whole gateway, in seconds since the Unix epoch.
     """
@@ -28,6 +31,8 @@ class Assignment(msgspec.Struct, frozen=True, tag=True):
     listeners: tuple[int, ...]
     sharing: int | None
     members: tuple[Member, ...]
+    trials: tuple[Trial, ...]
+    store: str
     source: ConfigSource | None
 
 

@@ -8,9 +8,8 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from tempfile import TemporaryDirectory
 from typing import Final
 
 from gateway.config import Config, ConfigSource
@@ -18,9 +17,10 @@ from gateway.serving import listening
 from gateway.serving.access import cache_secret
 from gateway.serving.admin_guard import configured_guard
 from gateway.serving.announcement import listening_line
-from gateway.serving.history.history import FOLDER_ENV
+from gateway.serving.experiments.place import kept_in, trials_in
 from gateway.serving.journal import open_journal
-from gateway.serving.membership.plan import PlanError, after, first_plan
+from gateway.serving.membership.plan import after, first_plan
+from gateway.serving.membership.refusal import PlanError
 from gateway.serving.sharing.hub import Hub
 from gateway.serving.tls import server_context
 from gateway.serving.workers.assignments import config_of, with_drawn_salts
@@ -69,8 +69,8 @@ class _Worker:
 class Supervisor:
     """Runs `config.server.workers` workers until it is told to stop.
 
-    Raises ConfigError where the journal cannot be kept, or a secret or certificate is missing, OSError where a port is
-    taken.
+    Raises ConfigError where the journal or the store cannot be kept, or a secret or certificate is missing, OSError
+    where a port is taken.
     """
 
     def __init__(self, config: Config, say: Say, source: ConfigSource | None = None) -> None:
@@ -81,7 +81,9 @@ class Supervisor:
         server_context(config.server)
         self._notices = tuple(config.notices())
         config, self._environment = with_drawn_salts(config)
-        self._plan = first_plan(config)
+        self._kept = ExitStack()
+        self._store = self._kept.enter_context(kept_in(config))
+        self._plan = first_plan(config, trials_in(self._store), time.time())
         self._source = source
         self._server = config.server
         self._say = say
@@ -92,9 +94,6 @@ class Supervisor:
         self._said: tuple[str, ...] | None = None
         self._stopping = asyncio.Event()
         self._status = 0
-        self._folder = None if config.state.path else TemporaryDirectory(prefix="prefixgate-")
-        if self._folder is not None:
-            self._environment[FOLDER_ENV] = self._folder.name
 
     async def run(self) -> int:
         """Until SIGINT or SIGTERM, or until there is no hope; what the command exits with."""
@@ -111,8 +110,7 @@ class Supervisor:
         await self._drain(keeping)
         if self._hub is not None:
             await self._hub.close()
-        if self._folder is not None:
-            self._folder.cleanup()
+        self._kept.close()
         return self._status
 
     async def _drain(self, keeping: Sequence[asyncio.Task[None]]) -> None:
@@ -179,8 +177,20 @@ class Supervisor:
             _close(ends)
         config = config_of(self._plan.config, worker.number)
         ports, sharing = tuple(numbers[len(ends) :]), numbers[1] if len(ends) > 1 else None
-        members, source = self._plan.members, self._source
-        line.send(Assignment(worker.number, config, self._started_at, ports, sharing, members, source))
+        plan, store = self._plan, str(self._store)
+        line.send(
+            Assignment(
+                worker.number,
+                config,
+                self._started_at,
+                ports,
+                sharing,
+                plan.members,
+                plan.trials,
+                store,
+                self._source,
+            )
+        )
         worker.line = line
         self._switchboard.begun(worker.number, worker.process.pid)
         return worker.process, line

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from functools import partial
+from pathlib import Path
 
 from gateway.config import ConfigError
 from gateway.serving.announcement import notes
@@ -45,9 +46,15 @@ async def _serve(assignment: Assignment, line: Line) -> None:
     siblings = Siblings(line, assignment.number, assignment.started_at)
     sockets = [socket.socket(fileno=number) for number in assignment.listeners]
     channel = None if assignment.sharing is None else EmbeddedChannel(socket.socket(fileno=assignment.sharing))
-    config, plan = assignment.config, Plan(assignment.config, assignment.members)
+    config, plan = assignment.config, Plan(assignment.config, assignment.members, assignment.trials)
     async with running(
-        config, sockets=sockets, siblings=siblings, channel=channel, plan=plan, source=assignment.source
+        config,
+        sockets=sockets,
+        siblings=siblings,
+        channel=channel,
+        plan=plan,
+        source=assignment.source,
+        store=Path(assignment.store),
     ) as run:
         gateway = run.gateway
         listening = asyncio.create_task(siblings.listen(partial(own_answer, gateway), run.follow, run.reload))

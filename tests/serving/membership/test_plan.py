@@ -8,21 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import build, changes
+from gateway.serving.membership.member import API, DISCOVERY, FILE
 from gateway.serving.membership.plan import (
-    API,
-    DISCOVERY,
-    FILE,
     Add,
     Command,
     Configure,
     Drain,
     Plan,
-    PlanError,
     Remove,
     Resume,
     after,
     first_plan,
 )
+from gateway.serving.membership.refusal import PlanError
 
 URLS = [f"http://r{number}" for number in range(6)]
 POOLS = ("p", "q")

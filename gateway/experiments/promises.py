@@ -1,0 +1,28 @@
+"""What an experiment can find: the power that a report promises, now and with more units; pure."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from gateway.experiments.always_valid import Contrast, power
+from gateway.experiments.comparing import split_alpha
+from gateway.experiments.metrics import Metric
+from gateway.experiments.report import Power, Scale
+from gateway.experiments.terms import Terms
+from gateway.experiments.words import amount
+
+DIFFERENCE: Final[dict[Scale, float]] = {"relative": 0.10, "points": 0.05}
+"""The true difference whose discovery is promised."""
+_TIMES: Final = (1, 2, 4, 8, 16)
+
+
+def promises(arm: str, between: Contrast, metric: Metric, terms: Terms) -> Iterator[Power]:
+    """For the present units in each arm and for multiples of them, if they are of the same kind."""
+    difference = DIFFERENCE[between.scale]
+    for times in _TIMES:
+        chance = power(difference, between, times, split_alpha(terms))
+        units = (between.arm.spread.units + between.against.spread.units) * times // 2
+        sentence = (
+            f"With {units:,} units in each arm, a true difference of {amount(difference, between.scale)} in "
+            f"{metric.title} is found with a probability of {min(chance, 0.99):.0%} or more."
+        )
+        yield Power(arm, units, difference, chance, sentence)

@@ -1,0 +1,1 @@
+"""Experiments: which arm a request's unit falls to, by hashes alone; pure."""

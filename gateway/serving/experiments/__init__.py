@@ -1,0 +1,1 @@
+"""Experiments while the gateway runs: started, stopped, observed, kept and reported; does I/O."""
