@@ -84,6 +84,8 @@ class Gateway:
         """The other workers; None where this process is the only one."""
         self.started_at = time.time() if siblings is None else siblings.started_at
         self.clock = time.monotonic
+        self.epoch = time.time() - self.clock()
+        """When our clock was at 0, in seconds since the Unix epoch."""
         routing = config.routing
         self.router = Router(
             plan.specs(),

@@ -1,7 +1,5 @@
 """What the whole gateway says, whichever of its processes is asked; does I/O where there are several."""
 
-import time
-
 import msgspec
 
 from gateway.routing.scoreboard import RequestRecord
@@ -94,13 +92,12 @@ async def _answers(gateway: Gateway, question: Question) -> list[bytes]:
 
 
 def _recent(gateway: Gateway, limit: int) -> list[Told]:
-    epoch = _epoch(gateway)
-    return [_told(record, epoch) for record in gateway.router.recent(limit)]
+    return [_told(record, gateway.epoch) for record in gateway.router.recent(limit)]
 
 
 def _request(gateway: Gateway, request_id: str) -> list[Told]:
     record = gateway.router.record(request_id)
-    return [] if record is None else [_told(record, _epoch(gateway))]
+    return [] if record is None else [_told(record, gateway.epoch)]
 
 
 def _told(record: RequestRecord, epoch: float) -> Told:
@@ -109,11 +106,6 @@ def _told(record: RequestRecord, epoch: float) -> Told:
 
 def _prefixes(gateway: Gateway) -> PrefixView:
     return prefix_view(gateway.sampler, gateway.router, gateway.clock())
-
-
-def _epoch(gateway: Gateway) -> float:
-    """When the router's clock was at 0, in seconds since the Unix epoch."""
-    return time.time() - gateway.clock()
 
 
 def _present(report: Report, sibling: Sibling) -> Report:

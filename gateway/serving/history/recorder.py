@@ -1,8 +1,9 @@
 """Writes the gateway's figures into its history every ten seconds; of several workers only the first does; does I/O."""
 
 import asyncio
+import logging
 import time
-from contextlib import suppress
+from typing import Final
 
 from gateway.serving.gateway import Gateway
 from gateway.serving.history.history import History
@@ -10,7 +11,8 @@ from gateway.serving.history.store import RESOLUTIONS
 from gateway.serving.history.sums import Meter
 from gateway.serving.whole import whole_report
 
-EVERY_S = RESOLUTIONS[0].seconds
+_log: Final = logging.getLogger("prefixgate")
+EVERY_S: Final = RESOLUTIONS[0].seconds
 
 
 class Recorder:
@@ -27,13 +29,13 @@ class Recorder:
         """Begin, where this process is the one that writes."""
         if self._writes:
             self._task = asyncio.create_task(self._run())
+            self._task.add_done_callback(_told)
 
     async def close(self) -> None:
         """End. What other workers counted since the last look is lost with them."""
         if self._task is not None:
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
             if self._meter is not None and self._gateway.siblings is None:
                 await self._record(self._meter)
 
@@ -48,3 +50,8 @@ class Recorder:
         at = time.time() - EVERY_S / 2  # in the middle of the time that is told of
         came = meter.read((await whole_report(self._gateway)).snapshot, gpus)
         await self._history.add(at, came)
+
+
+def _told(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("the history's recorder failed inside the gateway", exc_info=error)
