@@ -172,6 +172,7 @@ class Exchange:
         gateway = self._gateway
         route_at = gateway.clock()
         asked = self._route_request(request, chains)
+        gateway.sampler.saw(asked)
         if self._specimen is not None:
             self._specimen.asked = asked
         if self._entry is not None:

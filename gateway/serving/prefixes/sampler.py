@@ -1,4 +1,4 @@
-"""Samples prompts for the page on prefixes: who shares what, and what breaks it; bounded; pure.
+"""What the page on prefixes is made of: each family's latest request, and samples of prompts; bounded; pure.
 
 Of a sampled request its beginning is held while it runs, and its sketch (hashes) after that. Nothing of it is shown but
 kinds, places and counts.
@@ -20,7 +20,7 @@ from gateway.wire.canonical import FIELD, VALUE, CanonicalPrompt
 PER_S: Final = 2.0
 BURST: Final = 16.0
 SKETCHES: Final = 128
-FAMILIES: Final = 200
+FAMILIES: Final = 500
 FINDINGS: Final = 200
 _IDS: Final = FIELD + b"prompt" + VALUE + b"ids"
 
@@ -66,13 +66,13 @@ class _Tally:
 
 
 class Sampler:
-    """`take` samples a prompt where one is due, `note` takes it in when its request has ended."""
+    """`saw` is told of each request. `take` samples a prompt where one is due, `note` takes it in when its request has ended."""
 
     def __init__(self) -> None:
         self.seen = 0
         self.sampled = 0
         self.latest: OrderedDict[int, RouteRequest] = OrderedDict()
-        """The latest sampled request of each family, without its token ids."""
+        """The latest request of each family, without its token ids."""
         self._credit, self._credited_at, self._unsampled = BURST, 0.0, 0
         self._sketches: deque[Sketch] = deque()
         self._owners: dict[int, Sketch] = {}
@@ -91,13 +91,25 @@ class Sampler:
         stands_for, self._unsampled = self._unsampled, 0
         return Specimen(prompt.text[:HEAD_BYTES], prompt.namespace, stands_for)
 
+    def saw(self, asked: RouteRequest) -> None:
+        """A request is to be routed, sampled or not: its family's latest."""
+        family = asked.chain.family
+        if family is None:
+            return
+        if asked.token_chains:
+            bare = tuple(msgspec.structs.replace(chain, tokens=b"") for chain in asked.token_chains)
+            asked = msgspec.structs.replace(asked, token_chains=bare)
+        self.latest.pop(family, None)
+        self.latest[family] = asked
+        if len(self.latest) > FAMILIES:
+            self.latest.popitem(last=False)
+
     def note(self, specimen: Specimen, usage: Usage, at: float) -> None:
         """The request has ended with that usage, `at` seconds on the router's clock."""
         asked = specimen.asked
         if asked is None or asked.chain.family is None or not usage.prompt_tokens:
             return
         self.sampled += 1
-        self._remember(asked.chain.family, asked)
         mine = sketch(specimen.head, specimen.namespace)
         other = self._nearest(mine)
         miss = None if other is None else near_miss(mine, other)
@@ -113,13 +125,6 @@ class Sampler:
         """Those that waste most first."""
         rows = [_finding(key[2], tally, self._families[key]) for key, tally in self._tallies.items()]
         return ranked(rows)
-
-    def _remember(self, family: int, asked: RouteRequest) -> None:
-        bare = tuple(msgspec.structs.replace(chain, tokens=b"") for chain in asked.token_chains)
-        self.latest[family] = msgspec.structs.replace(asked, token_chains=bare)
-        self.latest.move_to_end(family)
-        if len(self.latest) > FAMILIES:
-            self.latest.popitem(last=False)
 
     def _nearest(self, mine: Sketch) -> Sketch | None:
         """The sketch that says most of the same, of those that said each thing last."""

@@ -13,7 +13,7 @@ SHOWN: Final = 50
 
 
 class Home(msgspec.Struct, frozen=True):
-    """What a replica is believed to hold of a family's latest sampled prompt, in tokens."""
+    """What a replica is believed to hold of a family's latest prompt, in tokens."""
 
     replica: str
     cached_tokens: int
@@ -39,8 +39,9 @@ class PrefixView(msgspec.Struct, frozen=True):
 def prefix_view(sampler: Sampler, router: Router, now: float) -> PrefixView:
     """This process's."""
     homes = []
-    for family, asked in list(reversed(sampler.latest.items()))[:SHOWN]:
-        told = router.preview(asked, now)
+    for family in router.largest_families(SHOWN):
+        asked = None if family is None else sampler.latest.get(family)
+        told = None if asked is None else router.preview(asked, now)
         if isinstance(told, Decision):
             rows = tuple(Home(one.replica, one.cached_tokens) for one in told.candidates if one.cached_tokens)
             homes.append(FamilyHomes(f"{family:016x}", told.chosen.prompt_tokens, rows))

@@ -61,13 +61,14 @@ function verdict(one, told) {
   return h("section", {class: "card", key: "verdict", "aria-labelledby": "h-verdict"},
     h("h2", {id: "h-verdict"}, one.name, " ", badge(KINDS[one.state], one.state)),
     h("p", {class: "sentence", "data-figure": "verdict"}, told?.sentence || one.headline || (one.state === "waiting" ? "It has not begun." : "No report yet.")),
+    told || !one.began_at ? null : h("p", {class: "quiet"}, "The report is being worked out …"),
     h("p", {class: "quiet"}, [`unit: ${words(one.unit)}`, `metric: ${words(one.metric)}`, `control: ${one.control}`, `${percent(one.traffic, 0)} of the traffic`,
       one.began_at ? `${one.state === "running" ? "for" : "ran"} ${span(since)}` : null, one.why ? `stopped ${one.why}` : null].filter(Boolean).join(" · ")),
     told?.breaches.length ? h("ul", {}, told.breaches.map(each => h("li", {key: each.arm + each.metric, class: "drift"}, each.sentence))) : null,
     told?.warnings.length || detail.value?.warnings.length ? h("ul", {class: "plainlist"}, [...(told?.warnings ?? []), ...(detail.value?.warnings ?? [])].map(text => h("li", {key: text}, text))) : null,
     told?.power.length ? explained("What it can find", told.power.map(each => h("p", {key: each.arm}, each.sentence))) : null,
     h("div", {class: "actions"},
-      one.state === "running" ? h("button", {type: "button", class: "danger", onclick: () => stop(one)}, "Stop") : h("button", {type: "button", class: "primary", onclick: () => start(one)}, "Start"),
+      one.state === "running" ? h("button", {type: "button", class: "alarm", onclick: () => stop(one)}, "Stop") : h("button", {type: "button", class: "primary", onclick: () => start(one)}, "Start"),
       h("button", {type: "button", onclick: () => page(one)}, "Full report"),
       one.origin !== "file" && one.state !== "running" ? h("button", {type: "button", onclick: () => forget(one)}, "Remove") : null));
 }
@@ -130,7 +131,7 @@ async function weigh(one, form) {
   draw();
 }
 
-const change = one => one.scale === "points" ? signed(one.change).replace(" %", " points") : signed(one.change);
+const change = one => one.scale === "points" ? signed(one.change).replace("%", "points") : signed(one.change);
 
 function effects(told, scale) {
   const mine = told.comparisons.filter(one => one.scale === scale);
@@ -138,7 +139,7 @@ function effects(told, scale) {
   const several = new Set(mine.map(one => one.arm)).size > 1;
   const rows = mine.map(one => ({key: one.arm + one.metric, name: (several ? one.arm + ": " : "") + words(one.metric) + (one.metric === told.metric ? " ★" : ""), value: one.change, low: one.low, high: one.high, kind: one.verdict}));
   const name = scale === "relative" ? "Change against the control" : "Change in points of a share";
-  return h("section", {class: "card", key: scale, "aria-label": name}, forest({name: "forest " + scale, title: name, rows, format: value => scale === "relative" ? signed(value, 0) : signed(value, 1).replace(" %", ""), less: "less than the control", more: "more",
+  return h("section", {class: "card", key: scale, "aria-label": name}, forest({name: "forest " + scale, title: name, rows, format: value => scale === "relative" ? signed(value, 0) : signed(value, 1).replace("\u00a0%", ""), less: "less than the control", more: "more",
     summary: mine.map(one => one.sentence).join(" ")}),
   explained("In words", h("ul", {}, mine.map(one => h("li", {key: one.arm + one.metric}, badge(VERDICTS[one.verdict], one.verdict), " ", `${words(one.metric)}: ${change(one)}. `, one.sentence)))));
 }

@@ -11,7 +11,7 @@ import {compact, gpuTime, number, percent, seconds} from "./format.js";
 export const title = "Overview";
 
 const RANGES = [["60", "1 min"], ["900", "15 min"], ["7200", "2 h"], ["86400", "1 day"], ["2592000", "30 days"], ["start", "Since start"]];
-const LEAST_CHART_S = 900;
+const LEAST_CHART_S = 120;
 const SEED = 55;
 const past = new Watched(10);
 const recent = new Watched(10);
@@ -27,7 +27,7 @@ function spanS() {
 }
 
 export function watch() {
-  past.look(`api/history?by=pool&since=-${range() === "start" ? Math.ceil(spanS() / 900) * 900 : spanS()}`);
+  past.look(`api/history?by=pool&since=-${range() === "start" ? Math.ceil(spanS() / 60) * 60 : spanS()}`);
   if (range() !== "start") recent.look(`api/history?by=replica&since=-${range()}`);
 }
 
@@ -60,7 +60,7 @@ export function render() {
     h("div", {class: "grid front", key: "top"}, waterfall(whole), latency(whole), worth(whole)),
     h("div", {class: "grid two", key: "charts"}, ...charts()),
     places(of),
-    h("div", {class: "grid two", key: "more"}, queue(snapshot.queue, snapshot.held), tenants()),
+    queue(snapshot.queue, snapshot.held), tenants(),
   ];
 }
 
@@ -118,7 +118,7 @@ function charts() {
   const common = {at, from: now - span, to: now, stepS: value?.resolution_s ?? 10};
   const share = name => slices.map(one => rate(one[name], one.prompt_tokens));
   const last = slices.at(-1), lastRate = last ? percent(rate(last.delivered_tokens, last.prompt_tokens)) : "none";
-  const perS = name => slices.map(one => one[name] / value.resolution_s);
+  const perS = read => slices.map(one => read(one) / Math.min(value.resolution_s, Math.max(now - one.at, 1)));
   return [
     h("section", {class: "card", key: "c1", "aria-label": "Hit rate over time"}, lineChart({...common, name: "hit", title: "Hit rate over time", most: 1, reference: reference(),
       summary: `Hit rate over time: available, routed and delivered shares of prompt tokens. Latest delivered: ${lastRate}.`,
@@ -130,11 +130,11 @@ function charts() {
       format: one => seconds(one),
       lines: ["p99", "p90", "p50"].map(name => ({name, kind: name, values: slices.map(one => one[`ttft_${name}_s`])}))})),
     h("section", {class: "card", key: "c3", "aria-label": "Requests over time"}, lineChart({...common, name: "requests", title: "Requests per second",
-      summary: `Requests per second over time. Latest: ${number(last ? last.requests / value.resolution_s : null, 1)}.`, format: one => number(one, 2),
-      lines: [{name: "ended", kind: "routed", values: perS("requests"), area: true}, {name: "failed or refused", kind: "bad", values: slices.map(one => (one.failed + one.refused) / value.resolution_s)}]})),
+      summary: `Requests per second over time. Latest: ${number(perS(one => one.requests).at(-1), 1)}.`, format: one => number(one, 2),
+      lines: [{name: "ended", kind: "routed", values: perS(one => one.requests), area: true}, {name: "failed or refused", kind: "bad", values: perS(one => one.failed + one.refused)}]})),
     h("section", {class: "card", key: "c4", "aria-label": "Prefill skipped over time"}, lineChart({...common, name: "skipped", title: "GPUs' worth of prefill skipped",
       summary: "GPU-seconds of prefill skipped per second, over time.", format: one => number(one, 2),
-      lines: [{name: "GPUs", kind: "delivered", values: perS("skipped_gpu_s"), area: true}]})),
+      lines: [{name: "GPUs", kind: "delivered", values: perS(one => one.skipped_gpu_s), area: true}]})),
   ];
 }
 
@@ -167,7 +167,7 @@ function queue({priorities, drain}, held) {
     return {key: one.priority, cells: [one.priority, number(one.depth), compact(one.waiting_tokens), number(one.tenants), number(sent), seconds(sent ? one.waits.total / sent : null),
       number(one.shed.queue_full ?? 0), number(one.shed.queue_deadline ?? 0)]};
   });
-  return card("Queue", quiet(`${number(held)} held until their replica is free. `, "Refused are those that could not be served in time; they are told when to come again. ", rates ? `It shortens by ${rates}.` : ""),
+  return wide("Queue", quiet(`${number(held)} held until their replica is free. `, "Refused are those that could not be served in time; they are told when to come again. ", rates ? `It shortens by ${rates}.` : ""),
     table("Queue by priority", ["priority", "waiting", "tokens", "tenants", "sent after a wait", "mean wait", "refused: full", "refused: deadline"], rows));
 }
 
@@ -181,5 +181,5 @@ function tenants() {
     return {key: one.name, cells: [one.name || "(others)", number(one.requests), compact(one.prompt_tokens), of(one.available_tokens), of(one.routed_tokens), of(one.delivered_tokens),
       of(one.routing_loss_tokens), of(one.index_loss_tokens), known ? number(known.inflight) : "–", number(refused)]};
   });
-  return card("Tenants", table("Tenants", ["tenant", "requests", "tokens", "available", "routed", "delivered", "lost: routing", "lost: index", "in flight", "refused"], rows));
+  return wide("Tenants", table("Tenants", ["tenant", "requests", "tokens", "available", "routed", "delivered", "lost: routing", "lost: index", "in flight", "refused"], rows));
 }
