@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo matrix test test-slow coverage lint test-vllm bench bench-peers bench-workers bench-index bench-route bench-sharing bench-streams bench-soak bench-overload live-vs-simulated chaos clean
+.PHONY: help demo matrix test test-browser test-slow coverage lint test-vllm bench bench-peers bench-workers bench-index bench-route bench-sharing bench-streams bench-soak bench-overload live-vs-simulated chaos clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -41,14 +41,22 @@ lint: $(VENV)/dev.stamp  ## ruff, mypy --strict, import-linter
 	@touch $@
 
 test: lint .redis/installed  ## lint, then the test suite, on all cores
-	$(BIN)/python -m pytest --numprocesses=auto -m 'not real_vllm and not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto -m 'not real_vllm and not slow and not browser' $(PYTEST_ARGS)
 
 coverage: $(VENV)/dev.stamp .redis/installed  ## the same suite with coverage, which takes half as long again; fails below 90 %
 	$(BIN)/coverage erase
-	$(BIN)/python -m pytest --numprocesses=auto --cov --cov-report=term -m 'not real_vllm and not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --cov --cov-report=term -m 'not real_vllm and not slow and not browser' $(PYTEST_ARGS)
 
 test-slow: $(VENV)/dev.stamp .redis/installed  ## what `test` leaves out: benchmarks, and whole programs that run for long
 	$(BIN)/python -m pytest --numprocesses=auto -m slow $(PYTEST_ARGS)
+
+$(VENV)/browser.stamp: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable '.[dev,browser]'
+	@touch $@ $(VENV)/dev.stamp $(VENV)/runtime.stamp
+
+test-browser: $(VENV)/browser.stamp  ## the dashboard in Chromium over a simulated fleet (SCREENSHOTS=folder, else build/screenshots)
+	tests/browser/install
+	$(BIN)/python -m pytest -m browser -s tests/browser $(PYTEST_ARGS)
 
 VLLM_ENV ?= .venv-vllm
 test-vllm: $(VENV)/dev.stamp  ## two real vLLM CPU servers behind the gateway (first run installs about 3.5 GB into .venv-vllm)

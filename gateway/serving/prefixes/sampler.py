@@ -66,7 +66,7 @@ class _Tally:
 
 
 class Sampler:
-    """`saw` is told of each request. `take` samples a prompt where one is due, `note` takes it in when its request has ended."""
+    """`saw` is told of each request; `take` samples a prompt where one is due, `note` takes it in at its end."""
 
     def __init__(self) -> None:
         self.seen = 0

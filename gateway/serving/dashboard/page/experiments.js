@@ -9,7 +9,7 @@ import {number, percent, seconds, signed, span, stamp} from "./format.js";
 
 export const title = "A/B";
 
-const report = new Watched(10), detail = new Watched(5);
+const report = new Watched(20), detail = new Watched(5);
 const UNITS = [["prefix-family", "prefix family"], ["session", "session"], ["tenant", "tenant"], ["request", "request (halves the caches)"]];
 const METRICS = ["ttft_p50", "ttft_mean", "ttft_p90", "ttft_p99", "itl_mean", "itl_p50", "request_p50", "hit_rate", "error_rate", "refusal_rate"];
 const KINDS = {running: "good", waiting: "warn", stopped: ""};
@@ -154,7 +154,7 @@ function valued(value, measure) {
 function figures(told) {
   const metrics = told.arms[0]?.figures ?? [];
   return wide("Figures by arm", quiet(`With ${percent(told.confidence, 0)} confidence intervals that hold for one look; verdicts hold for any number.`),
-    table("Figures by arm", ["metric", ...told.arms.flatMap(arm => [arm.name, "interval"])], metrics.map((metric, index) => ({key: metric.metric, cells: [`${words(metric.metric)}${metric.measure.includes("/") ? `, ${metric.measure}` : ""}`,
+    table("Figures by arm", ["metric", ...told.arms.flatMap(arm => [arm.name, "interval"])], metrics.map((metric, index) => ({key: metric.metric, cells: [metric.measure.includes("/") ? metric.measure : words(metric.metric),
       ...told.arms.flatMap(arm => { const one = arm.figures[index]; return [h("b", {}, valued(one?.value, metric.measure)), h("span", {class: "quiet"}, `${valued(one?.low, metric.measure)} to ${valued(one?.high, metric.measure)}`)]; })]}))));
 }
 
