@@ -5,7 +5,8 @@ import {state, draw} from "./state.js";
 import {moment, stamp} from "./format.js";
 import {table} from "./parts.js";
 
-const LEFT = 52, RIGHT = 12, TOP = 10, BOTTOM = 24, HEIGHT = 210, WIDTH = 640;
+const REM = parseFloat(getComputedStyle(document.documentElement).fontSize);
+const LEFT = 3.7 * REM, RIGHT = 12, TOP = 10, BOTTOM = 1.7 * REM, HEIGHT = 14 * REM, WIDTH = 640;
 const STEPS_S = [1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 172800, 604800, 2592000];
 
 function watchWidth(name) {
@@ -79,7 +80,7 @@ export function lineChart({name, title, summary, at, from, to, stepS, lines, for
       rounds(high).map(value => h("g", {key: "y" + value, class: "grid"},
         h("line", {x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value)}),
         h("text", {x: LEFT - 8, y: y(value) + 4, "text-anchor": "end"}, format(value, true)))),
-      ticks(from, to, Math.max(Math.floor(across / 90), 2)).map(one => h("text", {key: "x" + one, class: "tick", x: x(one), y: HEIGHT - 6,
+      ticks(from, to, Math.max(Math.floor(across / (6 * REM)), 2)).map(one => h("text", {key: "x" + one, class: "tick", x: x(one), y: HEIGHT - 6,
         "text-anchor": x(one) > width - 40 ? "end" : "middle"}, moment(one, to - from))),
       lines.map((line, index) => line.area ? h("path", {key: "a" + line.name, class: "area " + line.kind, d: area(places[index], TOP + down)}) : null),
       lines.map((line, index) => h("path", {key: "l" + line.name, class: "line " + line.kind, d: path(places[index])})),
@@ -110,14 +111,14 @@ const alone = points => points.filter(([, y], index) => y != null && points[inde
 
 // Intervals around no difference: `rows` are {key, name, value, low, high, kind, text}; open ends are null.
 export function forest({name, title, summary, rows, format, less, more}) {
-  const width = state.widths[name] ?? WIDTH, label = Math.min(190, width * 0.34), line = 34, height = rows.length * line + 40;
+  const width = state.widths[name] ?? WIDTH, label = Math.min(11 * REM, width * 0.34), line = 2.2 * REM, height = rows.length * line + 3 * REM;
   const values = rows.flatMap(row => [row.value, row.low, row.high]).filter(value => value != null).map(Math.abs);
   const far = Math.max(...values, 0.02) * 1.15;
   const x = value => label + (width - label - 16) * (Math.min(Math.max(value, -far), far) + far) / (2 * far);
   return h("figure", {class: "chart forest", key: name, ref: watchWidth(name)},
     h("figcaption", {}, h("span", {class: "chart-title"}, title)),
     h("svg", {role: "img", "aria-label": summary, viewBox: `0 0 ${width} ${height}`, width, height},
-      h("line", {class: "zero", x1: x(0), x2: x(0), y1: 0, y2: height - 32}),
+      h("line", {class: "zero", x1: x(0), x2: x(0), y1: 0, y2: rows.length * line}),
       rows.map((row, index) => {
         const y = index * line + line / 2;
         return h("g", {key: row.key, class: "row " + row.kind},
@@ -128,7 +129,7 @@ export function forest({name, title, summary, rows, format, less, more}) {
             h("line", {class: "cap", x1: x(row.high ?? far), x2: x(row.high ?? far), y1: y - 5, y2: y + 5}),
             h("rect", {x: x(row.value) - 5, y: y - 5, width: 10, height: 10, rx: 2})]);
       }),
-      [-far, 0, far].map((value, index) => h("text", {key: value, class: "tick", x: index === 0 ? label : index === 1 ? x(0) : width - 16, y: height - 18,
+      [-far, 0, far].map((value, index) => h("text", {key: value, class: "tick", x: index === 0 ? label : index === 1 ? x(0) : width - 16, y: height - 1.5 * REM,
         "text-anchor": ["start", "middle", "end"][index]}, format(value))),
       h("text", {class: "tick", x: label, y: height - 3}, "← " + less),
       h("text", {class: "tick", x: width - 16, y: height - 3, "text-anchor": "end"}, more + " →")));

@@ -58,7 +58,7 @@ export function render() {
         select("Pool", [["", "all pools"], ...snapshot.pools.map(one => [one.name, one.name])], pool(), value => remember("pool", value)),
         choice("Time", RANGES, range(), value => { remember("range", value); watch(); }))),
     h("div", {class: "grid front", key: "top"}, waterfall(whole), latency(whole), worth(whole)),
-    h("div", {class: "grid two", key: "charts"}, ...charts()),
+    h("div", {class: "grid charts", key: "charts"}, ...charts()),
     places(of),
     queue(snapshot.queue, snapshot.held), tenants(),
   ];
