@@ -20,7 +20,7 @@ PIECES: Final = 400
 _LONGEST: Final = 512
 
 _CUTS: Final = re.compile(rb"[\xf8-\xff]|\n+|[.!?;] |\}, ?(?=\{)")
-"""Frame bytes are cut before, all else behind."""
+"""Frame bytes are cut before, those that a value follows, and all else, behind."""
 _WORDS: Final = re.compile(
     rb"\b[A-Za-z_-]*\d[\w:.,/+-]*(?<![.,:])|\b(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day\b"
     rb"|\b(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}\b(?=[ ,.]+\d)"
@@ -35,6 +35,7 @@ _YEAR_OR_DAY: Final = re.compile(rb"(?:19|20)\d\d|[0-3]?\d(?:st|nd|rd|th)?")
 _IDENTIFIER: Final = re.compile(rb"[A-Za-z_-]*[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}|[\w-]{16,}")
 _MASK: Final = b"\0"
 _FRAME: Final = b"\xf8"
+_OPENING: Final = CONTENT + VALUE
 
 
 class Place(NamedTuple):
@@ -96,7 +97,9 @@ def sketch(head: bytes, namespace: bytes) -> Sketch:
 def _pieces(head: bytes) -> Iterator[bytes]:
     """Lines, sentences and items: cut by content, so that an insertion moves no cut after it."""
     start, left = 0, PIECES
-    cuts = [match.start() if match[0] >= _FRAME else match.end() for match in _CUTS.finditer(head)]
+    cuts = [
+        match.end() if match[0] < _FRAME or match[0] in _OPENING else match.start() for match in _CUTS.finditer(head)
+    ]
     whole = len(head) if len(head) < HEAD_BYTES else len(head) // _LONGEST * _LONGEST
     for cut in (*cuts, whole):
         while start < cut and left:
@@ -112,7 +115,8 @@ def _masked(piece: bytes) -> tuple[bytes, bytes, bytes, bytes]:
     if not words:
         return piece, piece, piece, piece
     kinds = [_kind(match[0]) for match in words]
-    if _TIME in kinds:  # then a year or a day beside it is part of it
+    if any(match[0][:1].isupper() and kind is _TIME for match, kind in zip(words, kinds, strict=True)):
+        # the name of a month or day: then a year or a day beside it is part of it
         kinds = [
             _TIME if kind is None and _YEAR_OR_DAY.fullmatch(match[0]) else kind
             for kind, match in zip(kinds, words, strict=True)
