@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo matrix test test-browser test-slow coverage lint test-vllm bench bench-peers bench-workers bench-index bench-route bench-sharing bench-streams bench-soak bench-overload live-vs-simulated chaos clean
+.PHONY: help demo matrix test test-browser test-slow coverage lint test-vllm test-deploy monitoring bench bench-peers bench-workers bench-index bench-route bench-sharing bench-streams bench-soak bench-overload bench-checkpoint bench-experiment-cost experiment live-vs-simulated chaos clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -26,6 +26,9 @@ $(VENV)/dev.stamp: pyproject.toml | $(VENV)/bin/python
 demo: $(VENV)/runtime.stamp  ## simulated fleet, four policies, one table; then gateway and dashboard stay up (ONESHOT=1: exit)
 	@$(BIN)/prefixgate demo $(if $(ONESHOT),--oneshot) $(if $(JSON),--json-file '$(JSON)')
 
+experiment: $(VENV)/runtime.stamp  ## A/B experiments on simulated engines whose difference is known: what do their reports say? (ARGS='--requests 200')
+	@$(BIN)/prefixgate demo --experiment $(ARGS)
+
 matrix: $(VENV)/runtime.stamp  ## every routing policy on every simulated workload (TRACE=FILE: that trace first; ARGS='--json …')
 	@$(BIN)/prefixgate simulate --matrix $(if $(TRACE),--trace '$(TRACE)') $(ARGS)
 
@@ -41,11 +44,11 @@ lint: $(VENV)/dev.stamp  ## ruff, mypy --strict, import-linter
 	@touch $@
 
 test: lint .redis/installed  ## lint, then the test suite, on all cores
-	$(BIN)/python -m pytest --numprocesses=auto -m 'not real_vllm and not slow and not browser' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto -m 'not real_vllm and not slow and not deploy and not browser' $(PYTEST_ARGS)
 
 coverage: $(VENV)/dev.stamp .redis/installed  ## the same suite with coverage, which takes half as long again; fails below 90 %
 	$(BIN)/coverage erase
-	$(BIN)/python -m pytest --numprocesses=auto --cov --cov-report=term -m 'not real_vllm and not slow and not browser' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --cov --cov-report=term -m 'not real_vllm and not slow and not deploy and not browser' $(PYTEST_ARGS)
 
 test-slow: $(VENV)/dev.stamp .redis/installed  ## what `test` leaves out: benchmarks, and whole programs that run for long
 	$(BIN)/python -m pytest --numprocesses=auto -m slow $(PYTEST_ARGS)
@@ -62,6 +65,19 @@ VLLM_ENV ?= .venv-vllm
 test-vllm: $(VENV)/dev.stamp  ## two real vLLM CPU servers behind the gateway (first run installs about 3.5 GB into .venv-vllm)
 	tests/vllm/install $(VLLM_ENV)
 	VLLM_ENV=$(abspath $(VLLM_ENV)) $(BIN)/python -m pytest -m real_vllm -s tests/vllm
+
+bench-experiment-cost: $(VENV)/runtime.stamp  ## hit rate and TTFT with no experiment, by prefix family, by request, in virtual time (TRACE=FILE)
+	@$(BIN)/prefixgate simulate $(if $(TRACE),--trace '$(TRACE)',--workload chat) --load 0.3 --policy ttft,ttft@prefix-family,ttft@session,ttft@request $(ARGS)
+
+test-deploy: $(VENV)/dev.stamp  ## chart, compose file, alert rules and unit, read by the programs they are for (first run: about 60 MB into .deploy)
+	tests/deploy/install .deploy
+	$(BIN)/python -m pytest -m deploy $(PYTEST_ARGS) tests/deploy
+
+monitoring: $(VENV)/runtime.stamp  ## make Grafana dashboard, alert rules and runbook anew from the metrics
+	@$(BIN)/prefixgate monitoring grafana --out deploy/grafana/prefixgate.json
+	@$(BIN)/prefixgate monitoring alerts --out deploy/prometheus/alerts.yaml
+	@$(BIN)/prefixgate monitoring runbook --out deploy/docs/runbook.md
+	@cp deploy/grafana/prefixgate.json deploy/prometheus/alerts.yaml deploy/helm/prefixgate/files/
 
 bench-index: $(VENV)/dev.stamp  ## memory and time of the prefix index: a million blocks over 8 replicas
 	@$(BIN)/python tests/bench/bench_index.py $(BENCH_ARGS)
@@ -86,6 +102,9 @@ bench-soak: $(VENV)/dev.stamp  ## five minutes of every kind of traffic: does me
 
 bench-overload: $(VENV)/dev.stamp  ## ten times what the engines can serve, for a minute: goodput, waits, shares (BENCH_ARGS='--seconds 15')
 	@$(BIN)/python tests/bench/bench_overload.py $(BENCH_ARGS)
+
+bench-checkpoint: $(VENV)/dev.stamp  ## a checkpoint of 2 GB made W4A8, laid out, verified and reversed: time and peak memory (BENCH_ARGS='--gb 8')
+	@$(BIN)/python tests/bench/bench_checkpoint.py $(BENCH_ARGS)
 
 PEERS := sglang-router vllm-router smg
 bench-peers: $(VENV)/dev.stamp $(PEERS:%=.venv-peers/%/installed)  ## the same, beside other routers (first run installs them into .venv-peers)

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 
 from gateway import __version__
-from gateway.cli import check, demo, engine, experiment, explain, key, serve, simulate
+from gateway.cli import check, checkpoint, demo, engine, experiment, explain, key, monitoring, serve, simulate, top
 from gateway.cli.usage import UsageError
 from gateway.config import ConfigError
 
-COMMANDS = (serve, check, explain, simulate, experiment, engine, key, demo)
+COMMANDS = (serve, check, explain, simulate, experiment, engine, checkpoint, key, monitoring, top, demo)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -10,14 +10,13 @@ import msgspec
 
 from gateway.cli.admin_client import AdminClient, AdminError
 from gateway.cli.experiment_tables import print_detail, print_list, print_report
+from gateway.cli.top import DEFAULT_URL
 from gateway.cli.usage import Commands, UsageError, command
 from gateway.config import load
 from gateway.experiments.report import Report
 from gateway.serving.experiments.routes import Detail
 from gateway.serving.experiments.running import ExperimentView
 
-DEFAULT_URL: Final = "http://127.0.0.1:8081"
-TOKEN_ENV: Final = "PREFIXGATE_ADMIN_TOKEN"  # noqa: S105 - a name
 EXAMPLE: Final = "prefixgate experiment report w4a8-vs-fp4 --html report.html"
 
 
@@ -61,7 +60,7 @@ def _verb(verbs: Commands, name: str, run: Any, summary: str, example: str) -> a
     parser.add_argument(
         "--token-env",
         metavar="NAME",
-        help=f"environment variable with the admin token (default: --config's, or {TOKEN_ENV})",
+        help="environment variable with the admin token (default: --config's)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -157,7 +156,12 @@ def _token(options: argparse.Namespace) -> str | None:
     name = options.token_env
     if name is None and options.config is not None:
         name = load(options.config).server.admin_token_env
-    return os.environ.get(name or TOKEN_ENV, "").strip() or None
+    if name is None:
+        return None
+    token = os.environ.get(name, "").strip()
+    if not token:
+        raise UsageError(f"{name} is not set, or empty")
+    return token
 
 
 def _print_json(said: bytes) -> None:

@@ -8,24 +8,12 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.experiments.report import Figure, Report
+from gateway.experiments.words import quantity
 from gateway.serving.experiments.routes import Detail
 from gateway.serving.experiments.running import ArmView, ExperimentView
 
-_TITLES = {
-    "ttft_mean": "TTFT mean",
-    "ttft_p50": "TTFT p50",
-    "ttft_p90": "TTFT p90",
-    "ttft_p99": "TTFT p99",
-    "itl_mean": "ITL mean",
-    "itl_p50": "ITL p50",
-    "request_p50": "end-to-end p50",
-    "hit_rate": "hit rate",
-    "error_rate": "error rate",
-    "failover_rate": "failover rate",
-    "refusal_rate": "refusal rate",
-    "tokens_per_gpu_s": "tokens/s/GPU",
-    "usd_per_million_tokens": "USD per 1M tokens",
-}
+_LIKELY = 0.8
+"""The power that one usually plans for."""
 
 
 def print_list(experiments: Sequence[ExperimentView]) -> None:
@@ -67,6 +55,8 @@ def print_detail(detail: Detail) -> None:
 
 def print_report(report: Report) -> None:
     """Figures by arm with their intervals, then what may be said."""
+    from gateway.experiments.metrics import METRICS  # numpy, which no other command needs
+
     console = _console()
     title = f"{report.name}: {report.confidence:.0%} intervals by {report.unit}, over {report.running_s:,.0f} s"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
@@ -77,18 +67,19 @@ def print_report(report: Report) -> None:
     for count in counts:
         table.add_row(count, *(f"{getattr(arm, count):,}" for arm in report.arms))
     figures = {arm.name: {figure.metric: figure for figure in arm.figures} for arm in report.arms}
-    for metric, name in _TITLES.items():
-        row = [figures[arm.name].get(metric) for arm in report.arms]
+    for metric in METRICS.values():
+        row = [figures[arm.name].get(metric.name) for arm in report.arms]
         if any(figure is not None and figure.value is not None for figure in row):
-            table.add_row(name, *(_figure(figure) for figure in row))
+            table.add_row(metric.title, *(_figure(figure) for figure in row))
     console.print(table)
     for comparison in report.comparisons:
         if comparison.metric != report.metric and comparison.verdict in ("better", "worse"):
             console.print(f"  {comparison.sentence}")
     for separation in report.separations:
         console.print(f"  {separation.sentence}")
-    for power in report.power:
-        console.print(f"  {power.sentence}", style="dim")
+    likely = [power for power in report.power if power.probability >= _LIKELY]
+    for power in likely[:1] or report.power[-1:]:
+        console.print(f"  {power.sentence}")
     console.print(report.sample_ratio.sentence, style=None if report.sample_ratio.ok else "bold red")
     for breach in report.breaches:
         console.print(breach.sentence, style="bold red")
@@ -100,19 +91,8 @@ def print_report(report: Report) -> None:
 def _figure(figure: Figure | None) -> str:
     if figure is None or figure.value is None:
         return "–"
-    low = "?" if figure.low is None else _number(figure.low, figure)
-    high = "?" if figure.high is None else _number(figure.high, figure)
-    return f"{_number(figure.value, figure)} ({low} to {high})"
-
-
-def _number(value: float, figure: Figure) -> str:
-    match figure.measure:
-        case "seconds":
-            return f"{value * 1000:,.1f} ms" if value < 0.1 else f"{value * 1000:,.0f} ms"
-        case "share":
-            return f"{value:.1%}"
-        case _:
-            return f"{value:,.2f}"
+    value, low, high = (quantity(one, figure.measure) for one in (figure.value, figure.low, figure.high))
+    return f"{value} ({low} to {high})"
 
 
 def _arms(arms: Sequence[ArmView]) -> str:

@@ -13,12 +13,11 @@ class ServerConfig(Section, frozen=True):
     """`[server]`: where clients and operators connect.
 
     `admin_port` (dashboard, admin API, /metrics) is `port` + 1 unless given; it may equal `port`. `workers` are
-    processes that share the ports. A gateway that is told to stop takes connections for `drain_notice_s` more, while
-    /ready says that it is going, then has `drain_s` to end what it has begun. With `reuse_port` a second gateway may
-    open the same ports meanwhile and take over.
-    processes that share the ports; each takes `max_connections` on each port. `admin_token_env` names the environment
-    variable with the bearer token of the admin port; /metrics needs it too unless `admin_open_metrics`. `tls_cert` and
-    `tls_key` are PEM files: both ports then speak HTTPS.
+    processes that share the ports; each takes `max_connections` on each port. A gateway that is told to stop takes
+    connections for `drain_notice_s` more, while /ready says that it is going, then has `drain_s` to end what it has
+    begun. With `reuse_port` a second gateway may open the same ports meanwhile and take over. `admin_token_env` names
+    the environment variable with the bearer token of the admin port; /metrics needs it too unless
+    `admin_open_metrics`. `tls_cert` and `tls_key` are PEM files: both ports then speak HTTPS.
     """
 
     host: str = "127.0.0.1"

@@ -5,7 +5,7 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -53,10 +53,12 @@ class StartError(Exception):
 
 
 @contextlib.asynccontextmanager
-async def simulated_engines(speed: float = SPEED) -> AsyncIterator[list[SimulatedEngine]]:
+async def simulated_engines(
+    speed: float = SPEED, pools: Sequence[PoolKind] = POOLS
+) -> AsyncIterator[list[SimulatedEngine]]:
     """Two replicas of each pool, on free ports, for as long as the block runs."""
     async with contextlib.AsyncExitStack() as stack:
-        kinds = [pool for pool in POOLS for _ in range(REPLICAS_PER_POOL)]
+        kinds = [pool for pool in pools for _ in range(REPLICAS_PER_POOL)]
         started = (stack.enter_async_context(_process(_engine_arguments(kind, speed))) for kind in kinds)
         urls = await asyncio.gather(*started)
         yield [SimulatedEngine(kind.name, kind.dialect, url[0]) for kind, url in zip(kinds, urls, strict=True)]
@@ -64,12 +66,15 @@ async def simulated_engines(speed: float = SPEED) -> AsyncIterator[list[Simulate
 
 @contextlib.asynccontextmanager
 async def gateway(
-    engines: list[SimulatedEngine], policy: str, port: int, journal: Path | None = None
+    engines: list[SimulatedEngine], policy: str, port: int, journal: Path | None = None, more: str = ""
 ) -> AsyncIterator[tuple[str, str]]:
-    """A gateway over the engines (port 0: any free one); its URL and its dashboard's. `journal`: where it keeps one."""
+    """A gateway over the engines (port 0: any free one); its URL and its dashboard's. `journal`: where it keeps one.
+
+    `more` are further tables of its configuration.
+    """
     with tempfile.TemporaryDirectory(prefix="prefixgate-demo-") as folder:
         config = Path(folder) / "gateway.toml"
-        config.write_text(_config(engines, policy, port, journal))
+        config.write_text(_config(engines, policy, port, journal) + more)
         async with _process(["serve", "--config", str(config)]) as (url, admin_url):
             yield url.removesuffix("/v1"), admin_url.rstrip("/")
 
@@ -95,9 +100,9 @@ def _config(engines: list[SimulatedEngine], policy: str, port: int, journal: Pat
     lines.append(f"interval_s = {POLL_S}")
     if journal is not None:
         lines += ["[journal]", f"path = {json.dumps(str(journal))}"]
-    for pool in POOLS:
-        urls = ", ".join(f'"{engine.url}"' for engine in engines if engine.pool == pool.name)
-        lines += ["[[pools]]", f'name = "{pool.name}"', f'engine = "{pool.dialect}"', f'model = "{MODEL}"']
+    for name, dialect in dict.fromkeys((engine.pool, engine.dialect) for engine in engines):
+        urls = ", ".join(f'"{engine.url}"' for engine in engines if engine.pool == name)
+        lines += ["[[pools]]", f'name = "{name}"', f'engine = "{dialect}"', f'model = "{MODEL}"']
         lines += ["gpus_per_replica = 2", f"replicas = [{urls}]"]
         lines += ["[pools.prefill]", f"chunk_tokens = {CHUNK_TOKENS}"]
     return "\n".join(lines) + "\n"

@@ -113,34 +113,43 @@ def _welch(errors: list[float], estimates: tuple[Estimate, Estimate]) -> float:
     return sum(parts) ** 2 / sum(part**2 / free for part, free in zip(parts, degrees, strict=True))
 
 
-def reach(error: float, degrees: float, expected: float, alpha: float) -> float:
-    """How far the always-valid interval goes to either side."""
-    critical = student(boundary(error, expected, alpha), degrees)
-    return error * critical if critical < inf else inf
+def reach(between: Contrast, alpha: float, times: float) -> float:
+    """How far the always-valid interval goes to either side with `times` as many units of the same kind.
+
+    Limits far out may lie further apart than the standard error says: they are as much further now.
+    """
+
+    def modelled(times: float) -> float:
+        error = between.error / sqrt(times)
+        critical = student(boundary(error, EXPECTED[between.scale], alpha), between.degrees * times)
+        return error * critical if critical < inf else inf
+
+    low, high = between.always_valid(alpha)
+    now = modelled(1.0)
+    stretch = (high - low) / (2 * now) if now < inf and high - low < inf else 1.0
+    return modelled(times) * max(stretch, 1.0)
 
 
 def times_more(target: float, between: Contrast, alpha: float) -> float:
-    """How many times the units make the interval reach only so far, as units of the present kind add up."""
-    expected = EXPECTED[between.scale]
+    """How many times the units make the interval reach only so far; infinite where no number seems to."""
 
     def excess(logarithm: float) -> float:
-        times = exp(logarithm)
-        now = reach(between.error / sqrt(times), between.degrees * times, expected, alpha)
-        return log(min(now, _FAR) / target)
+        return log(min(reach(between, alpha, exp(logarithm)), _FAR) / target)
 
     most = log(_MOST_TIMES)
-    if excess(most) > 0:
+    if not between.error < inf or excess(most) > 0:
         return inf
     return exp(float(brentq(excess, 0.0, most, xtol=1e-4))) if excess(0.0) > 0 else 1.0
 
 
-def power(difference: float, between: Contrast, times: float, alpha: float) -> float:
+def power(difference: float, least: float, between: Contrast, times: float, alpha: float) -> float:
     """The chance, at least, that a true difference is found by the time there are `times` as many units.
 
-    That is the chance at that one look; looks before it add a little.
+    Found: the interval leaves out 0 and the change is seen as more than `least`. That is the chance at that one look;
+    looks before it add a little.
     """
     error, degrees = between.error / sqrt(times), between.degrees * times
-    critical = student(boundary(error, EXPECTED[between.scale], alpha), degrees)
-    if not critical < inf:
+    needed = max(reach(between, alpha, times), least)
+    if not needed < inf or degrees < 1:
         return 0.0
-    return float(1.0 - nctdtr(degrees, min(abs(difference) / error, _ENDLESS), critical))
+    return float(1.0 - nctdtr(degrees, min(abs(difference) / error, _ENDLESS), needed / error))

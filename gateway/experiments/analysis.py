@@ -70,12 +70,12 @@ def _arm_report(arm: Sample, found: dict[str, Estimate], terms: Terms) -> ArmRep
         crossed=int(of.crossed[rows].sum()),
         failed=int(of.failed[rows].sum()),
         refused=int(of.refused[rows].sum()),
-        figures=tuple(_figure(name, estimate, terms) for name, estimate in found.items()),
+        figures=tuple(figure(name, estimate, terms) for name, estimate in found.items()),
     )
 
 
-def _figure(name: str, estimate: Estimate, terms: Terms) -> Figure:
-    """With the interval for one look; without where the units are too few for any."""
+def figure(name: str, estimate: Estimate, terms: Terms) -> Figure:
+    """An estimate with its interval for one look; without where the units are too few for any."""
     behind = estimate.spread
     low: float | None = None
     high: float | None = None

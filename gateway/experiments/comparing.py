@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.experiments.always_valid import EXPECTED, Contrast, contrast, reach, times_more
+from gateway.experiments.always_valid import Contrast, contrast, times_more
 from gateway.experiments.estimates import Estimate
 from gateway.experiments.metrics import Metric
 from gateway.experiments.report import Comparison, Scale, Verdict
@@ -27,8 +27,8 @@ def compare(metric: Metric, arm: str, of_arm: Estimate, of_control: Estimate, te
     if between is not None:
         change = shown(scale, between.change)
         low, high = comparable_interval(between, split_alpha(terms))
-        verdict = _verdict(low, high, tie_band(scale, terms), metric.lower_is_better)
-        needed = _needed(between, low, high, terms) if verdict == "unclear" else 0
+        verdict = _verdict(between.change, low, high, tie_band(scale, terms), metric.lower_is_better)
+        needed = _needed(between, terms) if verdict == "unclear" else 0
     low, high = shown(scale, low), shown(scale, high)
     bare = Comparison(metric.name, scale, arm, terms.against, change, finite(low), finite(high), verdict, needed, "")
     return msgspec.structs.replace(
@@ -65,27 +65,22 @@ def finite(value: float) -> float | None:
     return value if isfinite(value) and value > -1 else None
 
 
-def _verdict(low: float, high: float, tie: tuple[float, float], lower_is_better: bool) -> Verdict:
+def _verdict(change: float, low: float, high: float, tie: tuple[float, float], lower_is_better: bool) -> Verdict:
+    """A change that counts as none makes no arm better or worse, however surely it is not 0."""
     if tie[0] <= low and high <= tie[1]:
         return "tie"
-    if high < 0:
+    if high < 0 and change < tie[0]:
         return "better" if lower_is_better else "worse"
-    if low > 0:
+    if low > 0 and change > tie[1]:
         return "worse" if lower_is_better else "better"
     return "unclear"
 
 
-def _needed(between: Contrast, low: float, high: float, terms: Terms) -> int | None:
+def _needed(between: Contrast, terms: Terms) -> int | None:
     """Further units of both arms until the interval, about the same change, leaves out 0 or fits the tie band."""
-    alpha = split_alpha(terms)
-    modelled = reach(between.error, between.degrees, EXPECTED[between.scale], alpha)
-    if not modelled < inf:
-        return None
-    tie = tie_band(between.scale, terms)
-    target = max(abs(between.change), min(tie[1] - between.change, between.change - tie[0]))
-    actual = max(between.change - low, high - between.change)
-    if actual < inf:
-        target *= modelled / actual  # limits of rare events are wider than their standard error says
-    times = times_more(target, between, alpha) if target > 0 else inf
+    low, high = tie_band(between.scale, terms)
+    outside = between.change < low or between.change > high
+    target = abs(between.change) if outside else min(high - between.change, between.change - low)
+    times = times_more(target, between, split_alpha(terms)) if target > 0 else inf
     units = between.arm.spread.units + between.against.spread.units
     return max(ceil(units * (times - 1)), 1) if times < inf else None

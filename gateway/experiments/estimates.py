@@ -169,7 +169,8 @@ def weighted_median(values: Floats, unit: Places, weights: Floats, stratum: Plac
     """The median when each request counts by its weight, and strata have the shares that the weights give them.
 
     How many requests of a stratum there were is then no matter of chance, so a residual is measured from its own
-    stratum's part below the median (post-stratification).
+    stratum's part below the median (post-stratification). A unit draws that part to itself, the more the more of the
+    stratum it holds, which CR2's divisor undoes; no unit may hold a whole stratum.
     """
     order = np.argsort(values)
     running = np.cumsum(weights[order])
@@ -178,5 +179,13 @@ def weighted_median(values: Floats, unit: Places, weights: Floats, stratum: Plac
     if not len(values):
         return bare
     below = (values <= bare.value).astype(np.float64)
-    own = np.bincount(stratum, below * weights) / np.maximum(np.bincount(stratum, weights), np.finfo(float).tiny)
-    return Quantile(0.5, bare.values, shares, spread(weights * (below - own[stratum]), weights, unit))
+    own = np.bincount(stratum, below) / np.maximum(np.bincount(stratum), 1)
+    residuals = (below - own[stratum]) / np.sqrt(1.0 - held(unit, stratum))
+    return Quantile(0.5, bare.values, shares, spread(weights * residuals, weights, unit))
+
+
+def held(unit: Places, stratum: Places) -> Floats:
+    """For each request, what part of its stratum's requests its unit holds."""
+    pairs, counts = np.unique(stratum * (unit.max(initial=0) + 1) + unit, return_inverse=True, return_counts=True)[1:]
+    parts: Floats = counts[pairs] / np.bincount(stratum)[stratum]
+    return parts

@@ -1,10 +1,11 @@
 """What an experiment can find: the power that a report promises, now and with more units; pure."""
 
 from collections.abc import Iterator
+from math import log1p
 from typing import Final
 
 from gateway.experiments.always_valid import Contrast, power
-from gateway.experiments.comparing import split_alpha
+from gateway.experiments.comparing import split_alpha, tie_band
 from gateway.experiments.metrics import Metric
 from gateway.experiments.report import Power, Scale
 from gateway.experiments.terms import Terms
@@ -18,8 +19,10 @@ _TIMES: Final = (1, 2, 4, 8, 16)
 def promises(arm: str, between: Contrast, metric: Metric, terms: Terms) -> Iterator[Power]:
     """For the present units in each arm and for multiples of them, if they are of the same kind."""
     difference = DIFFERENCE[between.scale]
+    true = log1p(difference) if between.scale == "relative" else difference
+    least = tie_band(between.scale, terms)[1]
     for times in _TIMES:
-        chance = power(difference, between, times, split_alpha(terms))
+        chance = power(true, least, between, times, split_alpha(terms))
         units = (between.arm.spread.units + between.against.spread.units) * times // 2
         sentence = (
             f"With {units:,} units in each arm, a true difference of {amount(difference, between.scale)} in "

@@ -10,14 +10,15 @@ import numpy as np
 from gateway.experiments.always_valid import Contrast, contrast
 from gateway.experiments.clusters import Floats, Places
 from gateway.experiments.comparing import comparable_interval, finite, shown, split_alpha
-from gateway.experiments.estimates import Quantile, quantile, weighted_median
+from gateway.experiments.estimates import Quantile, held, quantile, weighted_median
 from gateway.experiments.report import Separation
 from gateway.experiments.strata import Timed
 from gateway.experiments.terms import Terms
 from gateway.experiments.words import signed, span
 
 _LEAST_REQUESTS: Final = 5
-"""A cell in which an arm has fewer has no part in the comparison."""
+_MOST_HELD: Final = 0.5
+"""A cell where an arm has fewer requests, or one unit holds more of them, has no part in the comparison."""
 _ENOUGH_COVERED: Final = 0.2
 _KEPT: Final = 0.85
 
@@ -82,7 +83,10 @@ def _at_equal(arm: Timed, control: Timed, grid: _Grid) -> _Equal:
     cells = [grid.cells(one) for one in (arm, control)]
     size = 1 + max(int(places.max(initial=-1)) for places in cells)
     counts = [np.bincount(places, minlength=size) for places in cells]
-    pooled = np.where(np.min(counts, axis=0) >= _LEAST_REQUESTS, np.sum(counts, axis=0), 0.0)
+    usable = np.min(counts, axis=0) >= _LEAST_REQUESTS
+    for one, places in zip((arm, control), cells, strict=True):
+        usable[places[held(one.unit, places) > _MOST_HELD]] = False
+    pooled = np.where(usable, np.sum(counts, axis=0), 0.0)
     weights = [pooled / np.maximum(count, 1) for count in counts]
     medians = [_median(one, places, weight) for one, places, weight in zip((arm, control), cells, weights, strict=True)]
     everything = sum(len(places) for places in cells)

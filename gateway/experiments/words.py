@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gateway.experiments.report import Comparison, Scale
+from gateway.experiments.report import Comparison, Interval, Measure, Scale
 from gateway.experiments.terms import Terms
 
 
@@ -59,3 +59,22 @@ def comparison_sentence(one: Comparison, title: str, lower_is_better: bool, term
     return (
         f"{one.arm}: {one.verdict} than {one.against} by {amount(one.change, one.scale)}: {title} is {way} ({reach})."
     )
+
+
+def quantity(value: float | None, measure: Measure) -> str:
+    """A figure with its unit of measure, an en dash where there is none."""
+    if value is None:
+        return "–"
+    if measure == "seconds":
+        return f"{value * 1000:,.3g} ms" if value < 1 else f"{value:,.3g} s"
+    if measure == "share":
+        return f"{value * 100:.3g} %"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def tokens_and_cached(prompt_tokens: Interval, cached_fraction: Interval) -> str:
+    """A stratum: "4k to 8k, 25 to 50 % cached"."""
+    low, high = prompt_tokens.low or 0.0, prompt_tokens.high
+    length = f"{low / 1000:g}k to {high / 1000:g}k" if high is not None else f"{low / 1000:g}k or more"
+    least, most = cached_fraction.low or 0.0, cached_fraction.high
+    return f"{length}, {least * 100:g} to {100 if most is None else most * 100:g} % cached"

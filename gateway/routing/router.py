@@ -257,10 +257,9 @@ class Router:
             free = self._free(now)
             choice = tuple(row for row in table if row.slot in free) or table
         chosen = pick(choice, Circumstances(self._turns[turns], draw, unit))
-        rows = table
+        available = max([candidate.cached_tokens for candidate in table])
         if len(up) > len(replicas):
-            rows = (*table, *self._table.rows([one for one in up if one not in replicas], request, now))
-        available = max([candidate.cached_tokens for candidate in rows])
+            available = max(available, self._table.most_cached([one for one in up if one not in replicas], request))
         if ticket is None:
             ticket = self._last_ticket + 1
         return Decision(ticket, request.request_id, policy, model, table, chosen, available, exposure)

@@ -43,13 +43,15 @@ class CandidateTable:
         self._beliefs = beliefs
         self._congestion = congestion
         self._reuse = reuse
+        self._sights: dict[Alike, _Sight] = {}
+        """Of the request whose rows were made last."""
 
     def rows(self, replicas: Sequence[Replica], request: RouteRequest, now: float) -> tuple[Candidate, ...]:
         """A row for each replica; each chain is looked up once for all of them."""
         standings = [replica.standing or self._stand(replica) for replica in replicas]
         share, per_request, requests = self._congestion.price(now, [at.slot for at in standings])
         losses = self._reuse.losses
-        sights: dict[Alike, _Sight] = {}
+        sights = self._sights = {}
         alike = None
         rows = []
         for replica, at in zip(replicas, standings, strict=True):
@@ -90,6 +92,17 @@ class CandidateTable:
             )
             rows.append(row)
         return tuple(rows)
+
+    def most_cached(self, replicas: Sequence[Replica], request: RouteRequest) -> int:
+        """The most tokens that any of these is expected to have of the request whose rows were made last."""
+        most = 0
+        for replica in replicas:
+            at = replica.standing or self._stand(replica)
+            sight = self._sights.get(at.alike) or self._sight(replica, request, self._sights)
+            held = sight.depths[at.slot]
+            if held is not NOWHERE and at.calibration is not None:
+                most = max(most, at.calibration.expect(sight.overlaps.get(held) or sight.overlap(held)))
+        return most
 
     def _stand(self, replica: Replica) -> Standing:
         return replica.stand(self._beliefs.index.fill(replica.slot))

@@ -25,9 +25,12 @@ from gateway.simulation.reading import fitting
 from gateway.simulation.results import Row, row_of
 from gateway.simulation.routed import RoutedChooser
 from gateway.simulation.run import Outage, Run
+from gateway.simulation.split import SPLIT, UNITS, halves
 from gateway.simulation.trace import Trace, at_load, load_of
 
 _BY_CACHE: Final = frozenset({"ttft", "prefix"})
+OURS: Final = "ttft"
+"""What the product does unless told otherwise, and what is measured against the others."""
 GUESS: Final = "-guess"
 """Ends the name of one of our policies that hears no KV events."""
 ENDLESS: Final = 1000
@@ -60,6 +63,10 @@ def _contestants() -> dict[str, Contestant]:
         for one in (
             *(Contestant(name, Kind.OURS, "this product's Router") for name in ours),
             *(Contestant(name, Kind.OURS, "the same without KV events") for name in guesses),
+            *(
+                Contestant(f"{OURS}{SPLIT}{unit}", Kind.OURS, f"ttft in an experiment: half the fleet each, by {unit}")
+                for unit in UNITS
+            ),
             *(Contestant(name, Kind.BASELINE, baseline.source) for name, baseline in BASELINES.items()),
             Contestant("pooled", Kind.BOUND, "all caches as one that every replica hits; first come, first served"),
             Contestant("pooled-infinite", Kind.BOUND, "the same without an end to that cache"),
@@ -69,8 +76,6 @@ def _contestants() -> dict[str, Contestant]:
 
 CONTESTANTS: Final[Mapping[str, Contestant]] = MappingProxyType(_contestants())
 """By name."""
-OURS: Final = "ttft"
-"""What the product does unless told otherwise, and what is measured against the others."""
 ALL: Final = (OURS, OURS + GUESS, *BASELINES, "pooled", "pooled-infinite")
 """What `all` stands for."""
 
@@ -163,8 +168,15 @@ def _chooser(policy: str, fleet: Sequence[SimulatedReplica], terms: Terms) -> Ch
             return ComparedChooser(told, BASELINES[policy], terms.seed)
         seen = misjudged_prompts(misjudged.cached, terms.seed)
         return ComparedChooser(told, BASELINES[policy], terms.seed, seen=seen)
-    events = terms.events and not policy.endswith(GUESS)
-    routed = RoutedChooser(told, policy.removesuffix(GUESS), terms.seed, events=events, hold_ms=terms.hold_ms)
+    policy, _, unit = policy.partition(SPLIT)
+    routed = RoutedChooser(
+        told,
+        policy.removesuffix(GUESS),
+        terms.seed,
+        events=terms.events and not policy.endswith(GUESS),
+        hold_ms=terms.hold_ms,
+        experiments=(halves(told, unit),) if unit else (),
+    )
     if misjudged.cached:
         misjudge_depths(routed.router, misjudged.cached, terms.seed)
     return routed

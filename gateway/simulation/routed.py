@@ -10,10 +10,12 @@ from engines.reports import EngineDescription, LoadReport, ModelCard, PrefillSet
 from engines.simulated.sequences import BlocksRemoved, BlocksStored, CacheEvent
 from gateway.routing.chain import ChainForm, PrefixChain, token_chain
 from gateway.routing.decision import Decision, Held, Rejection, RouteRequest
+from gateway.routing.experiments.definition import Experiment
 from gateway.routing.facts import (
     AttemptFailed,
     CacheEvents,
     CacheSynced,
+    ExperimentsChanged,
     Finished,
     FirstToken,
     LoadReported,
@@ -52,12 +54,15 @@ class RoutedChooser:
         events: bool,
         hold_ms: float = DEFAULT_HOLD_MS,
         queue: QueueLimits = UNLIMITED,
+        experiments: Sequence[Experiment] = (),
     ) -> None:
         self._fleet = fleet
         self._events = events
         self._slots = {replica.name: slot for slot, replica in enumerate(fleet)}
         self._form = ChainForm(fleet[0].limits.block_tokens, _ENCODING)
         self.router = Router(_pools(fleet), policy=policy, rng=Random(seed), hold_ms=hold_ms, queue=queue)
+        if experiments:
+            self.router.observe(ExperimentsChanged(0.0, tuple(experiments)))
         self._tickets: dict[int, int] = {}
         self._held: dict[int, RouteRequest] = {}
         self._placements: list[Placement] = []

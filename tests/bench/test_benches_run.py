@@ -75,3 +75,11 @@ def test_the_overload_benchmark_prints_its_figures() -> None:
     assert shown["arrivals"] == shown["served"] + sum(shown["shed"].values()) > shown["served"] > 0
     assert set(shown["shares"]) == {"a", "b"}
     assert shown["goodput"] > 0
+
+
+@pytest.mark.slow
+def test_the_checkpoint_benchmark_prints_its_figures() -> None:
+    shown = json.loads(shown_by("bench_checkpoint.py", "--gb", "0.05", "--shards", "5", "--json"))
+    assert (shown["shards"], shown["reverse_is_the_base"], shown["linked_shards_are_the_bases"]) == (5, True, True)
+    assert len(shown["steps"]) == 6
+    assert all(0 < step["peak_mb"] < 200 for step in shown["steps"])

@@ -226,7 +226,8 @@ async def test_the_rest_of_the_admin_api() -> None:
             prefill = (await http.get("/api/pools/p/prefill")).json()
             assert set(prefill) == {"desired", "actual"}
             assert set(prefill["actual"]) == {"p-0"}
-            assert [view["name"] for view in (await http.get("/api/experiments")).json()] == ["e"]
+            [told] = (await http.get("/api/experiments")).json()
+            assert (told["name"], told["unit"], told["state"]) == ("e", "prefix-family", "running")
             assert len((await http.get("/api/snapshot")).json()["gateway"]["notices"]) == 1
             for method, path, status in (
                 ("GET", "/api/pools/none/prefill", 404),

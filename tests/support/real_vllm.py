@@ -19,18 +19,20 @@ from gateway.serving.server import RunningGateway, running
 START_S = 420.0
 
 
+CHUNK_TOKENS = 2048
 KV_BLOCKS = 320
 """Blocks of 128 tokens that each server may cache: so few that a workload of some size evicts."""
 
 
 @dataclass
 class RealVllm:
-    """One server, the ports it was given, and where its output goes."""
+    """One server, the ports it was given, where its output goes, and its `--max-num-batched-tokens`."""
 
     port: int
     event_ports: tuple[int, int]
     log: Path
     process: subprocess.Popen[bytes]
+    chunk_tokens: int
 
     @property
     def url(self) -> str:
@@ -43,7 +45,7 @@ class RealVllm:
 
     def restart(self, folder: Path) -> None:
         """Start again on the same ports."""
-        self.process = launch(folder, self.log, self.port, self.event_ports)
+        self.process = launch(folder, self.log, self.port, self.event_ports, self.chunk_tokens)
         wait_until_up(self)
 
 
@@ -53,12 +55,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(folder: Path, log: Path) -> RealVllm:
+def start(folder: Path, log: Path, chunk_tokens: int = CHUNK_TOKENS) -> RealVllm:
     port, event_ports = free_port(), (free_port(), free_port())
-    return RealVllm(port, event_ports, log, launch(folder, log, port, event_ports))
+    process = launch(folder, log, port, event_ports, chunk_tokens)
+    return RealVllm(port, event_ports, log, process, chunk_tokens)
 
 
-def launch(folder: Path, log: Path, port: int, event_ports: tuple[int, int]) -> subprocess.Popen[bytes]:
+def launch(
+    folder: Path, log: Path, port: int, event_ports: tuple[int, int], chunk_tokens: int
+) -> subprocess.Popen[bytes]:
     endpoint, replay_endpoint = (f"tcp://*:{number}" for number in event_ports)
     events = {"enable_kv_cache_events": True, "publisher": "zmq", "topic": "kv"}
     events |= {"endpoint": endpoint, "replay_endpoint": replay_endpoint}
@@ -74,7 +79,7 @@ def launch(folder: Path, log: Path, port: int, event_ports: tuple[int, int]) -> 
     command = [
         *(str(folder / "bin/vllm"), "serve", "./tiny", "--host", "127.0.0.1", "--port", str(port)),
         *("--load-format", "dummy", "--served-model-name", "tiny", "--enforce-eager"),
-        *("--max-model-len", "16384", "--max-num-batched-tokens", "2048"),
+        *("--max-model-len", "16384", "--max-num-batched-tokens", str(chunk_tokens)),
         *("--enable-prompt-tokens-details", "--enable-per-request-metrics"),
         *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
         *("--num-gpu-blocks-override", str(KV_BLOCKS), "--kv-events-config", json.dumps(events)),

@@ -16,6 +16,7 @@ import numpy as np
 from gateway.experiments.analysis import analyse
 from gateway.experiments.guardrails import guardrail_breaches
 from gateway.experiments.observations import Observations
+from gateway.experiments.page import page
 from gateway.experiments.report import Report
 from gateway.experiments.terms import Terms
 from gateway.serving.experiments.store import Kept, Observed, Store, StoreError
@@ -78,7 +79,7 @@ def report_of(what: Judged) -> Report:
 
 def page_of(report: Report, what: Judged) -> bytes:
     """The report as a page that needs nothing else."""
-    raise StoreError(f"there is no page of {report.name} yet ({len(what.observations)} observations)")
+    return page(report, what.observations, what.terms).encode()
 
 
 def _columns(rows: Sequence[Observed], terms: Terms, since: float) -> Observations:

@@ -38,6 +38,7 @@ class Trial(msgspec.Struct, frozen=True):
     counts_from: float = 0.0
     ended_at: float = 0.0
     stopped_arms: tuple[StoppedArm, ...] = ()
+    defined_at: float = 0.0
     changed_at: float = 0.0
 
     @property
@@ -148,24 +149,27 @@ def after(trials: Trials, command: TrialCommand) -> Trials:
 
 
 def events_between(before: Trials, now: Trials) -> list[Event]:
-    """What has happened, as an operator would tell it."""
+    """What has happened, as an operator would tell it; the same again for whoever was not there before."""
     old = {trial.name: trial for trial in before}
     return [event for trial in now for event in _events(old.get(trial.name), trial)]
 
 
 def _events(old: Trial | None, trial: Trial) -> list[Event]:
-    at, told = trial.changed_at, []
+    told = []
     if old is None:
-        told.append(Event(trial.name, at, "defined", "", f"by the {'file' if trial.origin == FILE else 'admin API'}"))
+        by = "by the file" if trial.origin == FILE else "by the admin API"
+        told.append(Event(trial.name, trial.defined_at, "defined", "", by))
     elif old.definition != trial.definition:
         fresh = "; counting began anew" if trial.counts_from != old.counts_from else ""
-        told.append(Event(trial.name, at, "changed", "", _changed(old.definition, trial.definition) + fresh))
+        what = _changed(old.definition, trial.definition)
+        told.append(Event(trial.name, trial.changed_at, "changed", "", what + fresh))
     state = WAITING if old is None else old.state
     if trial.state == RUNNING and (state != RUNNING or (old is not None and old.began_at != trial.began_at)):
         ramp = f"ramping up over {trial.definition.ramp_s:g} s" if trial.definition.ramp_s else "at once"
-        told.append(Event(trial.name, at, "started", "", f"{trial.definition.traffic:.0%} of the units, {ramp}"))
+        much = f"{trial.definition.traffic:.0%} of the units"
+        told.append(Event(trial.name, trial.began_at, "started", "", f"{much}, {ramp}"))
     if trial.state == STOPPED and state != STOPPED:
-        told.append(Event(trial.name, at, "stopped", "", trial.why))
+        told.append(Event(trial.name, trial.ended_at, "stopped", "", trial.why))
     known = () if old is None else old.stopped_arms
     told += [
         Event(trial.name, one.at, "arm stopped", one.arm, one.why) for one in trial.stopped_arms if one not in known
@@ -179,7 +183,7 @@ def _changed(old: ExperimentConfig, new: ExperimentConfig) -> str:
 
 
 def _first(definition: ExperimentConfig, origin: str, at: float) -> Trial:
-    trial = Trial(definition, origin, changed_at=at)
+    trial = Trial(definition, origin, defined_at=at, changed_at=at)
     return _begun(trial, at) if definition.start == "auto" else trial
 
 
