@@ -39,6 +39,7 @@ export function render() {
       all().map(each => ({key: each.name, class: each.name === one?.name ? "chosen" : null, cells: [h("a", {href: "#/experiments/" + encodeURIComponent(each.name)}, each.name), badge(KINDS[each.state], each.state),
         words(each.unit), words(each.metric), each.arms.map(arm => `${arm.name} ${number(arm.exposures)}`).join(", "), h("span", {class: "wrap"}, each.headline || "no report yet")]})))) : null,
     one ? shown(one) : null,
+    shadows(state.view.shadows ?? []),
   ];
 }
 
@@ -170,6 +171,17 @@ function separations(told) {
   return card("Where the difference comes from", told.separations.length ? h("ul", {class: "plainlist"}, told.separations.map(one => h("li", {key: one.arm}, one.sentence))) : quiet("There is not enough to say yet."),
     table("Where the difference comes from", ["arm", "whole", "at equal hit rate", "through hit rate", "through prompts", "covered"],
       told.separations.map(one => ({key: one.arm, cells: [one.arm, signed(one.whole), [signed(one.equal), h("span", {class: "quiet"}, one.low == null ? "" : ` (${signed(one.low, 0)} to ${signed(one.high, 0)})`)], signed(one.through_hit_rate), signed(one.through_prompts), percent(one.covered, 0)]}))));
+}
+
+// Copies of requests that another pool answers too, for nobody.
+function shadows(rows) {
+  if (!rows.length) return null;
+  const pair = (own, copy, format) => `${format(own)} / ${format(copy)}`;
+  return wide("Shadows", quiet("A share of the requests is answered by another pool too, and that answer discarded. Own / copy: medians and ratios over the pairs."),
+    table("Shadows", ["shadow", {name: "to", left: true}, "share", "copies", "done", "failed", "left out", "waiting", "in flight", "pairs", "TTFT own / copy", "ratio", "hit rate own / copy", "ITL own / copy", "same / other texts"],
+      rows.map(each => { const count = name => each.counts[name] ?? 0; return {key: each.name, cells: [each.name, each.to, percent(each.share, 0), number(count("mirrored")), number(count("completed")), number(count("failed")),
+        number(count("dropped_full") + count("dropped_busy") + count("dropped_unserved")), number(each.waiting), number(each.inflight), number(each.paired), pair(each.own_ttft_s, each.copy_ttft_s, seconds), number(each.ttft_ratio, 2),
+        pair(each.own_hit_rate, each.copy_hit_rate, percent), pair(each.own_itl_s, each.copy_itl_s, seconds), `${number(each.same)} / ${number(each.differed)}`]}; })));
 }
 
 function creation() {

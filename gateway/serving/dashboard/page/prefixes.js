@@ -32,7 +32,7 @@ function linter(told, prefilled) {
     one.turn ? `${one.place} turn, ${ordinal(one.turn)} of all` : one.place, `token ${number(one.position_tokens)}`, meter(most ? one.wasted_tokens / most : 0, compact(one.wasted_tokens)),
     percent(prefilled ? one.wasted_tokens / prefilled : null), number(one.requests), number(one.samples), h("span", {class: "mono small"}, one.families.map(name => name.slice(0, 8)).join(" "))]}));
   return wide("Prompt linter", quiet("Near misses: prompts that say much the same and yet share little of it, as something early differs. Wasted is what was said before and had to be prefilled, " +
-    "estimated from samples. Of a prompt only hashes are kept, and only kinds, places and counts are shown."),
+    "estimated from the first 16 KB of sampled prompts, so there is more rather than less. Of a prompt only hashes are kept, and only kinds, places and counts are shown."),
   table("Prompt linter", [{name: "what breaks the prefix", left: true}, {name: "where", left: true}, "from", {name: "wasted prefill, tokens", left: true}, "of all prefill", "requests", "samples", {name: "families", left: true}], rows,
     told ? `None found in ${number(told.sampled)} sampled of ${number(told.seen)} requests.` : "Looking …"),
   told && rows.length ? quiet(`${number(told.sampled)} of ${number(told.seen)} requests were sampled.`) : null);

@@ -2,8 +2,8 @@
 
 import {h} from "./dom.js";
 import {state, draw} from "./state.js";
-import {Watched} from "./api.js";
-import {badge, choice, quiet, select, table, wide} from "./parts.js";
+import {send, Watched} from "./api.js";
+import {badge, choice, quiet, say, select, table, wide} from "./parts.js";
 import {stacks} from "./charts.js";
 import {ms, number, percent, seconds, time} from "./format.js";
 
@@ -11,7 +11,8 @@ export const title = "Requests";
 
 const SHOWN = 50;
 const tail = new Watched(0.9), one = new Watched(1.5);
-let paused = false, only = "";
+const ENDPOINTS = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"];
+let paused = false, only = "", preview = null;
 
 export function watch() {
   if (!paused) tail.look(`api/requests?limit=${SHOWN}`);
@@ -30,6 +31,7 @@ export function render() {
       tail.error ? h("p", {class: "drift"}, tail.error) : null,
       table("Latest requests", ["request", {name: "at", left: true}, {name: "replica", left: true}, {name: "outcome", left: true}, "prompt", "predicted cached", "delivered", {name: "off by", hint: "delivered minus predicted"}, "predicted TTFT", "TTFT", "regret", "tries"],
         list.map(row), "No requests yet.")),
+    trial(),
     state.detail ? explanation() : null,
   ];
 }
@@ -82,7 +84,7 @@ function told(request) {
   return [
     h("p", {key: "why"}, request.why + "."),
     h("dl", {class: "figures wrap", key: "figures"},
-      fact("outcome", request.outcome?.replaceAll("_", " ") ?? "running"), fact("policy", request.policy), fact("tries", request.replicas?.join(" → ") || "–"),
+      request.request_id ? [fact("outcome", request.outcome?.replaceAll("_", " ") ?? "running"), fact("tries", request.replicas?.join(" → ") || "–")] : null, fact("policy", request.policy),
       request.arm ? fact("arm", request.arm) : null,
       fact("prompt", `${number(request.usage?.prompt_tokens ?? chosen.prompt_tokens)} tokens`),
       fact("cached: available", number(request.available_tokens)), fact("cached: predicted", number(chosen.cached_tokens)),
@@ -98,3 +100,22 @@ function told(request) {
 }
 
 const fact = (name, value) => h("div", {class: "figure", key: name}, h("dt", {}, name), h("dd", {"data-figure": name}, value));
+
+// Where a body would go now; nothing is sent to an engine.
+function trial() {
+  return wide("Where would it go?", quiet("The body of a request, as clients send it: its candidates now. Nothing is sent to an engine, booked or kept."),
+    h("form", {class: "fields", onsubmit: event => { event.preventDefault(); foresee(new FormData(event.target)); }},
+      h("label", {}, "Endpoint", h("select", {name: "endpoint"}, ENDPOINTS.map(path => h("option", {key: path, value: path}, path)))),
+      h("label", {class: "whole"}, "Body, JSON", h("textarea", {name: "body", rows: 5, required: true, spellcheck: "false", ref: node => { node.value = example(); }})),
+      h("div", {class: "actions"}, h("button", {class: "primary"}, "Explain"))),
+    preview ? h("div", {key: "told"}, told(preview)) : null);
+}
+
+const example = () => JSON.stringify({model: state.view.snapshot.pools[0]?.model ?? "model", messages: [{role: "user", content: "Hello"}]});
+
+async function foresee(form) {
+  try {
+    preview = await send("POST", "api/explain?endpoint=" + encodeURIComponent(form.get("endpoint")), JSON.parse(form.get("body")));
+  } catch (error) { preview = null; say(error instanceof SyntaxError ? `The body is no JSON: ${error.message}` : error.message, {bad: true}); }
+  draw();
+}

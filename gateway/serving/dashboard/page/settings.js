@@ -78,7 +78,7 @@ async function put(pool, told, wish) {
     "The replicas are brought to it one after the other: drained, restarted where the gateway may do that, and taken back where it is worse."];
   if (await confirmed({title: `Change the prefill of ${pool}?`, text, action: "Change it"})) {
     editing = null;
-    await tried(() => send("PUT", path(pool), wish), `${pool} is brought to it.`, () => tried(() => send("PUT", path(pool), before), `${pool} is brought back.`));
+    await tried(() => send("PUT", path(pool), wish), `The change of ${pool} has begun.`, () => tried(() => send("PUT", path(pool), before), `The way back of ${pool} has begun.`));
     pools.get(pool).look(path(pool), true);
   }
   draw();
