@@ -6,13 +6,13 @@ from typing import Final
 from gateway.config import ServerConfig
 from gateway.errors import GatewayError, Origin
 from gateway.serving.access import secret_in
-from gateway.serving.dashboard.routes import ASSETS
 from gateway.serving.front.request import HttpRequest
 
 _SAFE: Final = ("GET", "HEAD", "OPTIONS")
 _METRICS: Final = "/metrics"
 _PAGE: Final = "/"
-"""The dashboard's page holds no figures: it asks for the token, and for them with it."""
+ASSETS: Final = "/dashboard/"
+"""The dashboard's page and its modules hold no figures: they ask for the token, and for them with it."""
 
 
 class AdminGuard:

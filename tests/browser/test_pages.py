@@ -1,10 +1,12 @@
 """Every page of the dashboard in a real browser: what it shows is what the API says, and what it does is done."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from browser_fleet import SCREENSHOTS, Fleet
+from processes import prefixgate
 
 pytestmark = pytest.mark.browser
 expect = pytest.importorskip("playwright.sync_api").expect
@@ -166,3 +168,23 @@ def test_no_page_shuts_anybody_out(fleet: Fleet, browser: Any, name: str, scheme
                if one["impact"] in ("serious", "critical")]  # fmt: skip
     context.close()
     assert serious == []
+
+
+def test_the_token_is_asked_for(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DASHBOARD_TOKEN", "a token of some length")
+    config = tmp_path / "gateway.toml"
+    pool = '[[pools]]\nname = "p"\nengine = "vllm"\nreplicas = ["http://127.0.0.1:9"]\n'
+    config.write_text('[server]\nport = 0\nadmin_port = 0\nadmin_token_env = "DASHBOARD_TOKEN"\n' + pool)
+    with prefixgate("serve", "--config", str(config)) as (_, urls):
+        page = browser.new_page()
+        page.goto(urls[1])
+        field = page.get_by_label("Admin token")
+        field.fill("wrong")
+        page.get_by_role("button", name="Use it").click()
+        expect(page.locator("#link")).to_have_text("this is not the admin token")
+        field.fill("a token of some length")
+        page.get_by_role("button", name="Use it").click()
+        expect(page.locator("#link")).to_have_text("live")
+        expect(field).to_be_hidden()
+        expect(page.get_by_role("heading", name="Prompt tokens served from cache")).to_be_visible()
+        page.close()

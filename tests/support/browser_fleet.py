@@ -34,11 +34,15 @@ sglang-fp4 = 0.5
 
 @dataclass
 class Fleet:
-    """A gateway over simulated engines; `rate` requests a second come while `flows` is set."""
+    """A gateway over simulated engines; `rate` requests a second come while `flows` is set.
+
+    They are those of sessions, or all the same `body` where one is given.
+    """
 
     url: str
     admin_url: str
     rate: float = 15.0
+    body: bytes | None = None
     flows: threading.Event = field(default_factory=threading.Event)
 
     def get(self, path: str) -> Any:
@@ -95,7 +99,7 @@ async def _traffic(fleet: Fleet, ended: threading.Event) -> None:
                 return
             due += 1 / fleet.rate
             await asyncio.sleep(due - asyncio.get_running_loop().time())
-            group.create_task(_ask(http, session, body))
+            group.create_task(_ask(http, session, fleet.body or body))
 
 
 async def _ask(http: httpx.AsyncClient, session: str, body: bytes) -> None:

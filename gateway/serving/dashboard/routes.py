@@ -12,9 +12,8 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from gateway.errors import bad_request
+from gateway.serving.admin_guard import ASSETS
 
-ASSETS: Final = "/dashboard/"
-"""Where the page's modules are; like the page itself they are open to whoever reaches the port."""
 _TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _DIGEST: Final = b"{digest}"
 _POLICY: Final = (

@@ -1,5 +1,7 @@
 """`GET /api/history`: figures over time, of all, of each pool, or of each replica; does I/O."""
 
+import asyncio
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
@@ -73,8 +75,10 @@ async def _history(
     """`since`: seconds since the Unix epoch, or, below 0, before now. `resolution`: 10, 60 or 3600, by default the
     finest that is kept for so long and gives no more than so many slices. `by` adds groups to that of all.
     """
+    if not math.isfinite(since):
+        raise bad_request("since must be a number of seconds", "since")
     now = time.time()
-    start = int(now + since if since < 0 else since)
+    start = int(min(max(now + since if since < 0 else since, 0), now))
     known = [one.seconds for one in RESOLUTIONS]
     if resolution is not None and resolution not in known:
         raise bad_request(f"resolution must be one of {known}", "resolution")
@@ -85,7 +89,12 @@ async def _history(
     except sqlite3.Error as error:
         message = f"the history cannot be read: {error}"
         raise GatewayError(message, status=503, origin=Origin.GATEWAY, type="service_unavailable") from error
-    return json_response(msgspec.json.encode(HistoryView(chosen, start, now, _groups(start, slices, by))))
+    return json_response(await asyncio.to_thread(_told, HistoryView(chosen, start, now, []), slices, by))
+
+
+def _told(view: HistoryView, slices: list[Slice], by: str) -> bytes:
+    """Off the event loop, as there may be many."""
+    return msgspec.json.encode(msgspec.structs.replace(view, groups=_groups(view.since, slices, by)))
 
 
 def _finest(span_s: float) -> int:

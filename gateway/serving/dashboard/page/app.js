@@ -18,7 +18,7 @@ function follow() {
   const [, name = "", ...rest] = location.hash.split("/");
   const before = state.page;
   state.page = name in PAGES ? name : "";
-  state.detail = rest.length ? rest.map(decodeURIComponent).join("/") : null;
+  try { state.detail = rest.length ? decodeURIComponent(rest.join("/")) : null; } catch { state.detail = null; }
   const page = PAGES[state.page];
   document.title = `${page.title} · prefixgate`;
   for (const link of document.querySelectorAll("#nav a")) {

@@ -74,7 +74,7 @@ export function confirmed({title, text, action = "Do it", danger = false}) {
   });
 }
 
-const LASTS_MS = 12000;
+const LASTS_MS = 20000;
 
 // Say what was done, with a way back where there is one.
 export function say(text, {undo, bad = false} = {}) {

@@ -2,7 +2,7 @@
 
 import {h} from "./dom.js";
 import {state} from "./state.js";
-import {send} from "./api.js";
+import {send, Watched} from "./api.js";
 import {badge, confirmed, meter, quiet, table, tried, wide} from "./parts.js";
 import {total, rate} from "./figures.js";
 import {bytes, compact, ms, number, percent, seconds, signed} from "./format.js";
@@ -10,6 +10,10 @@ import {bytes, compact, ms, number, percent, seconds, signed} from "./format.js"
 export const title = "Replicas";
 
 const KNOWN_BY = {events: "its own events", guess: "our guess, corrected by its answers", fenced: "fenced: nothing is believed"};
+
+const prefixes = new Watched(5);
+
+export function watch() { prefixes.look("api/prefixes"); }
 
 export function render() {
   const {snapshot, gateway} = state.view;
@@ -51,9 +55,18 @@ function replica(one, snapshot, gateway) {
       pair("TTFT p50 · p90 · p99", `${seconds(main.ttft_p50_s)} · ${seconds(main.ttft_p90_s)} · ${seconds(main.ttft_p99_s)}`),
       pair("chunk wished / runs", h("span", {class: drift ? "drift" : ""}, `${number(wish)} / ${number(chunk)}${drift ? " (drift)" : ""}`)),
       pair("holds", `${number(one.index_blocks)} blocks, ${one.cache.source === "events" ? "by its events" : one.cache.source === "fenced" ? "fenced" : "by our guess"}`),
+      pair("of the hottest families", held(one.name)),
       pair("requests", `${number(sum.requests)}, ${number(sum.failed)} failed`),
       pair("GPUs", number(gateway.gpus[one.pool]))),
     h("div", {class: "actions"}, turn(one)));
+}
+
+// The hottest families that it holds, with the tokens of each one's latest prompt.
+function held(name) {
+  const mine = (prefixes.value?.families ?? []).map(family => ({family, home: family.homes.find(home => home.replica === name)})).filter(each => each.home);
+  if (!mine.length) return "none";
+  const some = mine.slice(0, 2).map(({family, home}) => h("span", {key: family.name}, h("a", {class: "mono small", href: "#/prefixes"}, family.name.slice(0, 8)), ` ${compact(home.cached_tokens)} `));
+  return [some, mine.length > 2 ? `+ ${mine.length - 2}` : ""];
 }
 
 const pair = (name, value) => h("div", {key: name}, h("dt", {}, name), h("dd", {"data-figure": name}, value));
