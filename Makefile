@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo matrix test test-browser test-slow coverage lint test-vllm test-deploy monitoring bench bench-peers bench-workers bench-index bench-route bench-sharing bench-streams bench-soak bench-overload bench-checkpoint bench-experiment-cost experiment live-vs-simulated chaos clean
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*[#][#] .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -31,6 +31,12 @@ experiment: $(VENV)/runtime.stamp  ## A/B experiments on simulated engines whose
 
 matrix: $(VENV)/runtime.stamp  ## every routing policy on every simulated workload (TRACE=FILE: that trace first; ARGS='--json …')
 	@$(BIN)/prefixgate simulate --matrix $(if $(TRACE),--trace '$(TRACE)') $(ARGS)
+
+ladder: $(VENV)/runtime.stamp  ## prefill ladder of simulated engines beside the published table (W4A8_TP4=URL adds that row, ARGS='--plot FILE.png')
+	@$(BIN)/prefixgate bench ladder --simulated --target 'W4A8 vllm TP4=$(W4A8_TP4)' $(ARGS)
+
+sweep: $(VENV)/runtime.stamp  ## chunk sizes of a simulated SGLang replica: TTFT against room for KV (ARGS='--chunks 8192,16384')
+	@$(BIN)/prefixgate bench sweep --simulated $(ARGS)
 
 lint: $(VENV)/dev.stamp  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
@@ -102,6 +108,9 @@ bench-soak: $(VENV)/dev.stamp  ## five minutes of every kind of traffic: does me
 
 bench-overload: $(VENV)/dev.stamp  ## ten times what the engines can serve, for a minute: goodput, waits, shares (BENCH_ARGS='--seconds 15')
 	@$(BIN)/python tests/bench/bench_overload.py $(BENCH_ARGS)
+
+bench-experiments: $(VENV)/dev.stamp  ## do the statistics of experiments keep what they say? 1,000 simulated seeds (BENCH_ARGS='--seeds 200')
+	@$(BIN)/python tests/bench/bench_experiments.py $(BENCH_ARGS)
 
 bench-checkpoint: $(VENV)/dev.stamp  ## a checkpoint of 2 GB made W4A8, laid out, verified and reversed: time and peak memory (BENCH_ARGS='--gb 8')
 	@$(BIN)/python tests/bench/bench_checkpoint.py $(BENCH_ARGS)

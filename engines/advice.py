@@ -2,18 +2,20 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Final
 
 from engines.reports import PrefillSettings
 
 RenderFlags = Callable[[PrefillSettings], tuple[str, ...]]
 """A dialect's `launch_flags`."""
 
-_WORDS = {
+PREFILL_WORDS: Final = {
     "chunk_tokens": "chunk",
     "long_prefill_threshold": "long-prefill threshold",
     "max_prefill_tokens": "max prefill tokens",
     "mixed_chunk": "mixed chunk",
 }
+"""What each field of the prefill settings is called in sentences."""
 
 
 def advise_on_prefill(
@@ -21,7 +23,7 @@ def advise_on_prefill(
 ) -> tuple[str, ...]:
     """One sentence for each wish that differs from what the replica reports, or that its engine cannot fulfil."""
     sentences = []
-    for field, word in _WORDS.items():
+    for field, word in PREFILL_WORDS.items():
         wish, have = getattr(wished, field), getattr(actual, field)
         flags = render(_only(field, wish))
         if have is not None and wish is not None and wish != have:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Literal, Protocol
 
 from engines.cache_events import EventBatch, EventSource
+from engines.launch.command import LaunchCommand
+from engines.launch.launcher import EVENT_PORTS, EventPorts, LaunchSpec
 from engines.reports import (
     EngineCall,
     EngineDescription,
@@ -78,8 +80,14 @@ class Dialect(Protocol):
     def launch_flags(self, settings: PrefillSettings) -> tuple[str, ...]:
         """Command-line flags for the settings; () for those that are None."""
 
-    def measuring_flags(self) -> tuple[str, ...]:
-        """Command-line flags that make the engine report what prefixgate measures."""
+    def measuring_flags(self, event_ports: EventPorts | None = EVENT_PORTS, topic: str = "") -> tuple[str, ...]:
+        """Command-line flags that make the engine report what prefixgate measures; None: no KV events."""
+
+    def launch_command(self, spec: LaunchSpec) -> LaunchCommand:
+        """What starts a replica as the spec says, with all that makes it report what prefixgate measures."""
 
     def warnings(self, description: EngineDescription, wished: PrefillSettings) -> tuple[str, ...]:
         """One sentence each: what is missing or differs from the wish, and the flag to add."""
+
+    def answer_warnings(self, answer: bytes) -> tuple[str, ...]:
+        """One sentence for each flag that an answer to a chat shows to be missing, as far as no page tells."""

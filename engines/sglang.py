@@ -25,6 +25,9 @@ from engines.cache_events import BlockKey, EventBatch, EventSource
 from engines.dialect import Continued, Pages, TokeniseFields
 from engines.error_bodies import read_engine_error
 from engines.kv_events import read_event_batch
+from engines.launch.command import LaunchCommand, flag_words, written
+from engines.launch.events_config import events_config
+from engines.launch.launcher import EVENT_PORTS, EventPorts, LaunchSpec
 from engines.metrics_page import Sample, peak, read_samples, total
 from engines.reports import (
     EngineCall,
@@ -41,7 +44,6 @@ _METRICS = "/metrics"  # only with --enable-metrics
 _SERVER_INFO = "/server_info"
 _OLD_SERVER_INFO = "/get_server_info"
 _MOST_RANKS = 1024
-_EVENTS_CONFIG = '{"publisher":"zmq","endpoint":"tcp://*:5557","replay_endpoint":"tcp://*:5558"}'
 _ENDPOINT = re.compile(r"tcp://(.+):([0-9]{1,5})")
 
 _PROMPT = "sglang:prompt_tokens_total"
@@ -163,16 +165,40 @@ class SglangDialect:
 
     def launch_flags(self, settings: PrefillSettings) -> tuple[str, ...]:
         """Flags for the chunk, the prefill batch and mixed chunks; SGLang has no long-prefill threshold."""
-        flags = {
-            "--chunked-prefill-size": settings.chunk_tokens,
-            "--max-prefill-tokens": settings.max_prefill_tokens,
-        }
-        words = [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
-        return (*words, "--enable-mixed-chunk") if settings.mixed_chunk else tuple(words)
+        return flag_words(
+            {
+                "--chunked-prefill-size": settings.chunk_tokens,
+                "--max-prefill-tokens": settings.max_prefill_tokens,
+                "--enable-mixed-chunk": settings.mixed_chunk,
+            }
+        )
 
-    def measuring_flags(self) -> tuple[str, ...]:
+    def measuring_flags(self, event_ports: EventPorts | None = EVENT_PORTS, topic: str = "") -> tuple[str, ...]:
         """Cached tokens in usage, `/metrics` and KV events: all are off by default."""
-        return ("--enable-cache-report", "--enable-metrics", "--kv-events-config", _EVENTS_CONFIG)
+        return flag_words(
+            {
+                "--enable-cache-report": True,
+                "--enable-metrics": True,
+                "--kv-events-config": events_config(event_ports, topic),
+            }
+        )
+
+    def launch_command(self, spec: LaunchSpec) -> LaunchCommand:
+        """`python3 -m sglang.launch_server --model-path MODEL …`; `/health` is made cheap, by default it generates."""
+        flags = {
+            "--served-model-name": spec.served_name,
+            "--host": spec.host,
+            "--port": spec.port,
+            "--tp-size": spec.tensor_parallel,
+            "--disable-custom-all-reduce": spec.confidential,
+        }
+        words = (
+            *flag_words(flags),
+            *self.launch_flags(spec.prefill),
+            *self.measuring_flags(spec.event_ports, spec.event_topic),
+        )
+        program, model = ("python3", "-m", "sglang.launch_server"), ("--model-path", spec.model)
+        return written(spec, program, model, words, {"SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0"})
 
     def warnings(self, description: EngineDescription, wished: PrefillSettings) -> tuple[str, ...]:
         """One sentence for each flag that is missing or differs from the wish."""
@@ -188,6 +214,10 @@ class SglangDialect:
                 "prefix caching is off, so no prompt is ever reused: restart without --disable-radix-cache"
             )
         return (*sentences, *advise_on_prefill(self.name, description.prefill, wished, self.launch_flags))
+
+    def answer_warnings(self, answer: bytes) -> tuple[str, ...]:  # noqa: ARG002 - the interface
+        """None: `/server_info` tells all."""
+        return ()
 
 
 def _read_server(pages: Pages) -> Json:

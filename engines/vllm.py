@@ -7,6 +7,7 @@ from engines.bodies import (
     read_digits,
     read_flag,
     read_fraction,
+    read_json,
     read_model_cards,
     read_object,
     read_page,
@@ -16,6 +17,9 @@ from engines.cache_events import EventBatch, EventSource
 from engines.dialect import Continued, Pages, TokeniseFields
 from engines.error_bodies import read_engine_error
 from engines.kv_events import read_event_batch
+from engines.launch.command import LaunchCommand, flag_words, written
+from engines.launch.events_config import events_config
+from engines.launch.launcher import EVENT_PORTS, EventPorts, LaunchSpec
 from engines.metrics_page import Sample, peak, read_samples, total
 from engines.reports import (
     EngineCall,
@@ -31,9 +35,11 @@ _VERSION = "/version"
 _SERVER_INFO = "/server_info?config_format=json"  # only with VLLM_SERVER_DEV_MODE=1
 _EVENT_SOURCES = "/kv_event_sources"  # not in 0.25
 _MOST_RANKS = 1024
-_EVENTS_CONFIG = (
-    '{"enable_kv_cache_events":true,"publisher":"zmq","endpoint":"tcp://*:5557","replay_endpoint":"tcp://*:5558"}'
+
+_NO_CACHED_TOKENS = (
+    "usage carries no cached tokens, so hit rates cannot be confirmed: restart with --enable-prompt-tokens-details"
 )
+_NO_TIMES = "answers do not say how long prefill took without the queue: restart with --enable-per-request-metrics"
 
 _RUNNING = "vllm:num_requests_running"
 _WAITING = "vllm:num_requests_waiting"
@@ -165,17 +171,38 @@ class VllmDialect:
 
     def launch_flags(self, settings: PrefillSettings) -> tuple[str, ...]:
         """Flags for the chunk and the long-prefill threshold; the other settings do not exist in vLLM."""
-        flags = {
-            "--max-num-batched-tokens": settings.chunk_tokens,
-            "--long-prefill-token-threshold": settings.long_prefill_threshold,
-        }
-        return tuple(word for flag, value in flags.items() if value is not None for word in (flag, str(value)))
+        return flag_words(
+            {
+                "--max-num-batched-tokens": settings.chunk_tokens,
+                "--long-prefill-token-threshold": settings.long_prefill_threshold,
+            }
+        )
 
-    def measuring_flags(self) -> tuple[str, ...]:
+    def measuring_flags(self, event_ports: EventPorts | None = EVENT_PORTS, topic: str = "") -> tuple[str, ...]:
         """Cached tokens in usage, queue and prefill times in the last frame, and KV events."""
-        return (
-            "--enable-prompt-tokens-details", "--enable-per-request-metrics", "--kv-events-config", _EVENTS_CONFIG,
-        )  # fmt: skip
+        return flag_words(
+            {
+                "--enable-prompt-tokens-details": True,
+                "--enable-per-request-metrics": True,
+                "--kv-events-config": events_config(event_ports, topic, enable_kv_cache_events=True),
+            }
+        )
+
+    def launch_command(self, spec: LaunchSpec) -> LaunchCommand:
+        """`vllm serve MODEL …`. Dev mode stays off: its calls, which need no key, would let anyone stop the engine."""
+        flags = {
+            "--served-model-name": spec.served_name,
+            "--host": spec.host,
+            "--port": spec.port,
+            "--tensor-parallel-size": spec.tensor_parallel,
+            "--disable-custom-all-reduce": spec.confidential,
+        }
+        words = (
+            *flag_words(flags),
+            *self.launch_flags(spec.prefill),
+            *self.measuring_flags(spec.event_ports, spec.event_topic),
+        )
+        return written(spec, ("vllm", "serve"), (spec.model,), words, {})
 
     def warnings(self, description: EngineDescription, wished: PrefillSettings) -> tuple[str, ...]:
         """One sentence for each flag that is missing or differs from the wish."""
@@ -183,13 +210,19 @@ class VllmDialect:
         if description.exposes_metrics is False:
             sentences.append("/metrics has no load of the engine: restart without --disable-log-stats")
         if description.reports_cached_tokens is False:
-            sentences.append(
-                "usage carries no cached tokens, so hit rates cannot be confirmed: "
-                "restart with --enable-prompt-tokens-details"
-            )
+            sentences.append(_NO_CACHED_TOKENS)
         if description.prefix_caching is False:
             sentences.append("prefix caching is off, so no prompt is ever reused: restart with --enable-prefix-caching")
         return (*sentences, *advise_on_prefill(self.name, description.prefill, wished, self.launch_flags))
+
+    def answer_warnings(self, answer: bytes) -> tuple[str, ...]:
+        """No page tells of these two flags."""
+        body = read_object(read_json(answer))
+        usage = read_object(body.get("usage"))
+        if not usage:
+            return ()
+        sentences = () if usage.get("prompt_tokens_details") is not None else (_NO_CACHED_TOKENS,)
+        return sentences if body.get("metrics") is not None else (*sentences, _NO_TIMES)
 
 
 def _read_token_counters(samples: list[Sample]) -> tuple[int | None, int | None]:

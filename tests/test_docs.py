@@ -52,7 +52,7 @@ def test_every_setting_is_documented() -> None:
     for section in sections:
         assert f"[{section.name}]" in table
         inner = getattr(section.type, "item_type", section.type)
-        for name in getattr(inner, "__struct_fields__", ()):
+        for name in getattr(inner, "__struct_encode_fields__", ()):
             assert f"`{name}`" in table or f"[pools.{name}]" in table, f"[{section.name}] {name}"
 
 
@@ -76,10 +76,28 @@ def test_the_example_configuration_loads() -> None:
     assert [pool.engine for pool in config.pools] == ["vllm", "sglang"]
 
 
+PAGES = [ROOT / "README.md", *sorted((ROOT / "deploy" / "docs").glob("*.md"))]
+
+
 def commands() -> list[list[str]]:
-    """The commands of code blocks and of the command table; what their arguments name need not be there."""
-    pairs = re.findall(r"^(prefixgate .*)$|`(prefixgate [^`]+)`", README, re.MULTILINE)
-    return [shlex.split(block or table)[1:] for block, table in pairs]
+    """The commands of code blocks and tables of all pages, once each; what their arguments name need not be there."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES).replace("\\\n", " ")
+    pairs = re.findall(r"^(prefixgate .*)$|`(prefixgate [^`]+)`", text, re.MULTILINE)
+    found = [shlex.split(block or table, comments=True)[1:] for block, table in pairs]
+    return [list(command) for command in dict.fromkeys(map(tuple, found))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    heads = {
+        re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    }
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in heads, target
+        elif "://" not in target:
+            assert (page.parent / target.partition("#")[0]).exists(), target
 
 
 @pytest.mark.parametrize("arguments", commands(), ids=" ".join)

@@ -3,9 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from engines.reports import PrefillSettings
+
+EventPorts = tuple[int, int]
+"""Where KV events are published, and where missed ones are replayed; data-parallel ranks use consecutive ports."""
+
+EVENT_PORTS: Final[EventPorts] = (5557, 5558)
+"""Those that engines have unless they are told others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,8 +19,10 @@ class LaunchSpec:
     """One replica as it is to run. `dialect` is the engine's word in the config; `model` what is loaded (a path or a
     hub's name), `served_name` the name it answers to (None: the engine's own choice).
 
-    `program` is the command before all flags, () for the dialect's own (`vllm serve`, `python -m
-    sglang.launch_server`). `flags` come last, so that they win. `gpus` are the devices it sees, () for all.
+    `program` is the command before all flags, () for the dialect's own (`vllm serve`, `python3 -m
+    sglang.launch_server`). `flags` come last, so that they win; `without` names flags of ours that are left out, for
+    engines too old to know them. `gpus` are the devices it sees, () for all. `event_ports` None: it publishes no KV
+    events. `directory` is where it runs, "" where its launcher does.
     """
 
     name: str
@@ -26,8 +34,12 @@ class LaunchSpec:
     prefill: PrefillSettings = PrefillSettings()
     tensor_parallel: int = 1
     gpus: tuple[int, ...] = ()
+    event_ports: EventPorts | None = EVENT_PORTS
+    event_topic: str = ""
+    directory: str = ""
     program: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     confidential: bool = False
     """Whether it runs in a confidential-computing guest, where custom all-reduce hangs at start."""

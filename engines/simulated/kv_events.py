@@ -11,7 +11,7 @@ import zmq
 import zmq.asyncio
 
 from engines.simulated import tokens
-from engines.simulated.profile import Engine
+from engines.simulated.published import Engine
 from engines.simulated.sequences import BlocksRemoved, BlocksStored, CacheEvent
 from engines.simulated.settings import EventEncoding
 

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Literal, Self
 
-from engines.simulated.profile import Engine
+from engines.simulated.published import Engine
 
 _TTFT_BUCKETS_S: dict[Engine, tuple[float, ...]] = {
     "vllm": (

@@ -6,14 +6,12 @@ on H200, chunk 8192): TTFT of a 24,576-token prompt per configuration, +547 ms f
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Self
 
-Engine = Literal["vllm", "sglang"]
+from engines.simulated.published import PUBLISHED, REFERENCE_PROMPT_TOKENS, Engine
 
 REFERENCE_CHUNK_TOKENS = 8192
 """The chunk of the measurements, and the prompt length where the TTFT curve has its knee."""
-
-_REFERENCE_PROMPT_TOKENS = 24_576
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +80,21 @@ class EngineProfile:
         )
 
 
-def _calibrated(
-    name: str, engine: Engine, gpus: int, *, ttft_24k_ms: float, slope_ms: float, floor_ms: float
-) -> EngineProfile:
-    """The profile with this TTFT at 24,576 tokens and chunk 8192, and 7 % less with a chunk of 16,384.
+def _calibrated(name: str, *, slope_ms: float, floor_ms: float) -> EngineProfile:
+    """The profile with the published TTFT at 24,576 tokens and chunk 8192, and 7 % less with a chunk of 16,384.
 
     With the larger chunk that prompt takes one chunk fewer, so one reload is 7 % of its TTFT. The 7 % was measured
     on SGLang only; for the others it is an assumption.
     """
-    further_chunks = _REFERENCE_PROMPT_TOKENS // REFERENCE_CHUNK_TOKENS - 1
+    row = PUBLISHED[name]
+    further_chunks = REFERENCE_PROMPT_TOKENS // REFERENCE_CHUNK_TOKENS - 1
     return EngineProfile(
         name=name,
-        engine=engine,
-        gpus=gpus,
-        knee_ms=ttft_24k_ms - further_chunks * slope_ms,
+        engine=row.engine,
+        gpus=row.gpus,
+        knee_ms=row.ttft_ms - further_chunks * slope_ms,
         slope_ms=slope_ms,
-        chunk_reload_ms=0.07 * ttft_24k_ms,
+        chunk_reload_ms=0.07 * row.ttft_ms,
         floor_ms=floor_ms,
     )
 
@@ -105,12 +102,12 @@ def _calibrated(
 PROFILES: dict[str, EngineProfile] = {
     profile.name: profile
     for profile in (
-        _calibrated("vllm-w4a8", "vllm", 2, ttft_24k_ms=1658, slope_ms=547, floor_ms=17),
-        _calibrated("vllm-w4a16", "vllm", 2, ttft_24k_ms=1691, slope_ms=547, floor_ms=17),
-        _calibrated("vllm-fp4", "vllm", 2, ttft_24k_ms=1824, slope_ms=547, floor_ms=17),
-        _calibrated("sglang-fp4", "sglang", 2, ttft_24k_ms=1894, slope_ms=547, floor_ms=25),
+        _calibrated("vllm-w4a8", slope_ms=547, floor_ms=17),
+        _calibrated("vllm-w4a16", slope_ms=547, floor_ms=17),
+        _calibrated("vllm-fp4", slope_ms=547, floor_ms=17),
+        _calibrated("sglang-fp4", slope_ms=547, floor_ms=25),
         # The slope was measured at TP2; twice the GPUs halve it (assumption).
-        _calibrated("sglang-fp8-tp4", "sglang", 4, ttft_24k_ms=892, slope_ms=547 / 2, floor_ms=25),
+        _calibrated("sglang-fp8-tp4", slope_ms=547 / 2, floor_ms=25),
     )
 }
 """The configurations of the source's headline table, by name."""

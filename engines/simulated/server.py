@@ -5,7 +5,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 
 import uvicorn
 import zmq
@@ -19,7 +19,7 @@ from engines.simulated.answers import json_response
 from engines.simulated.breakage import Protocol
 from engines.simulated.face import Face
 from engines.simulated.service import EngineService
-from engines.simulated.settings import SimulatorSettings
+from engines.simulated.settings import SIMULATED_HEADER, SimulatorSettings
 from engines.simulated.sglang_face import SglangFace
 from engines.simulated.vllm_face import VllmFace
 
@@ -64,7 +64,7 @@ async def serving(settings: SimulatorSettings) -> AsyncIterator[str]:
         listener.close()
         raise
     app = create_app(settings)
-    server = _Server(app)
+    server = _Server(app, settings)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         await server.begun.wait()
@@ -89,6 +89,9 @@ async def _serve_until_signal(settings: SimulatorSettings, announce: Callable[[s
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), settings.start_s)
+        return  # told to end while it loads
     async with serving(settings) as url:
         if announce is not None:
             announce(url)
@@ -106,13 +109,14 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 class _Server(uvicorn.Server):
     """A server that leaves the signals to whoever started it, and says when it has begun (or failed to)."""
 
-    def __init__(self, app: Starlette) -> None:
+    def __init__(self, app: Starlette, settings: SimulatorSettings) -> None:
         config = uvicorn.Config(
             app,
             http=Protocol,
             lifespan="on",
             log_level="error",
             access_log=False,
+            headers=[(SIMULATED_HEADER, settings.label)],
             timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
         )
         super().__init__(config)

@@ -1,14 +1,17 @@
 """The settings of one simulated engine, checked as an engine checks its own at start; pure."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
-from engines.simulated.profile import PROFILES, Engine, EngineProfile
+from engines.simulated.profile import PROFILES, EngineProfile
+from engines.simulated.published import Engine
 from engines.simulated.sequences import EngineLimits
 
 EventEncoding = Literal["map", "array"]
 
 _VERSIONS: dict[Engine, str] = {"vllm": "0.33.0", "sglang": "0.5.23"}
+SIMULATED_HEADER: Final = "x-simulated-engine"
+"""Every answer of a simulated engine has it, so that no figure of one is ever taken for hardware's."""
 DEFAULT_PROFILES: dict[str, str] = {"vllm": "vllm-w4a8", "sglang": "sglang-fp4"}
 """Of an engine that is not told its profile."""
 
@@ -35,6 +38,10 @@ class SimulatorSettings:
     chunk_tokens: int = 8192
     mixed_chunk: bool = False
     """SGLang's option; vLLM always mixes."""
+    long_prefill_threshold: int | None = None
+    """vLLM's option: reported, not modelled."""
+    max_prefill_tokens: int = 16_384
+    """SGLang's option: reported, not modelled."""
     max_running: int = 256
     max_queued: int | None = None
     context_tokens: int = 131_072
@@ -60,6 +67,8 @@ class SimulatorSettings:
     version: str | None = None
     seed: str = ""
     """Engines with different seeds give different answers, as different checkpoints do."""
+    start_s: float = 0.0
+    """How long it loads before it listens."""
 
     def __post_init__(self) -> None:
         if self.profile is not None and self.profile not in PROFILES:
@@ -68,6 +77,8 @@ class SimulatorSettings:
             raise ValueError(f"the profile {self.profile!r} is not one of {self.dialect}")
         if self.speed <= 0:
             raise ValueError("speed must be above 0")
+        if self.start_s < 0:
+            raise ValueError("start_s must not be negative")
         if self.dialect == "sglang" and self.chunk_tokens % self.block_tokens:
             raise ValueError("SGLang wants chunk_tokens to be a multiple of block_tokens")
         if min(self.block_tokens, self.chunk_tokens, self.max_running, self.default_output_tokens) < 1:
@@ -79,6 +90,11 @@ class SimulatorSettings:
     def engine_profile(self) -> EngineProfile:
         """The profile, at true speed."""
         return PROFILES[self.profile or DEFAULT_PROFILES[self.dialect]]
+
+    @property
+    def label(self) -> str:
+        """The value of `SIMULATED_HEADER`: what it is modelled on, and how many times faster it runs."""
+        return f"{self.engine_profile.name}; speed={self.speed:g}"
 
     @property
     def capacity_tokens(self) -> int:

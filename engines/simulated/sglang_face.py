@@ -210,7 +210,7 @@ class SglangFace(Face):
             "max_running_requests": settings.max_running,
             "max_queued_requests": settings.max_queued,
             "chunked_prefill_size": settings.chunk_tokens,
-            "max_prefill_tokens": 16_384,
+            "max_prefill_tokens": settings.max_prefill_tokens,
             "enable_mixed_chunk": settings.mixed_chunk,
             "schedule_policy": "fcfs",
             "page_size": settings.block_tokens,

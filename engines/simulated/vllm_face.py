@@ -186,7 +186,7 @@ class VllmFace(Face):
             "scheduler_config": {
                 "max_num_batched_tokens": settings.chunk_tokens,
                 "max_num_seqs": settings.max_running,
-                "long_prefill_token_threshold": 0,
+                "long_prefill_token_threshold": settings.long_prefill_threshold or 0,
                 "enable_chunked_prefill": True,
                 "max_num_queued_reqs": settings.max_queued,
             },

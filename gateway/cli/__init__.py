@@ -8,11 +8,41 @@ import sys
 from collections.abc import Sequence
 
 from gateway import __version__
-from gateway.cli import check, checkpoint, demo, engine, experiment, explain, key, monitoring, serve, simulate, top
+from gateway.cli import (
+    bench,
+    check,
+    checkpoint,
+    demo,
+    engine,
+    experiment,
+    explain,
+    key,
+    monitoring,
+    probe,
+    serve,
+    shadow,
+    simulate,
+    top,
+)
 from gateway.cli.usage import UsageError
 from gateway.config import ConfigError
 
-COMMANDS = (serve, check, explain, simulate, experiment, engine, checkpoint, key, monitoring, top, demo)
+COMMANDS = (
+    serve,
+    check,
+    explain,
+    simulate,
+    bench,
+    experiment,
+    probe,
+    shadow,
+    engine,
+    checkpoint,
+    key,
+    monitoring,
+    top,
+    demo,
+)
 
 
 def run(arguments: Sequence[str]) -> int:

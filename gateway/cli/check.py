@@ -2,17 +2,23 @@
 
 import argparse
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import msgspec
 from rich.console import Console
 
+from engines.advice import PREFILL_WORDS
+from engines.launch.launcher import LaunchError
 from gateway.cli.usage import Commands, add_fleet_options, command, config_of
-from gateway.config import Config
+from gateway.config import Config, PoolConfig
 from gateway.routing.snapshot import ReplicaView, Snapshot
+from gateway.serving.experiments.place import kept_in, trials_in
 from gateway.serving.journal import open_journal
+from gateway.serving.launching import missing_flags
 from gateway.serving.polling import looked_once
+from gateway.serving.trial import answer_warnings
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -36,7 +42,7 @@ def add_parser(commands: Commands) -> None:
         commands,
         "check",
         _run,
-        "validate a configuration, probe each replica, and print what it reports and every warning",
+        "validate a configuration, ask each replica for what it reports and for one token, and print every warning",
         "prefixgate check --config gateway.toml",
     )
     add_fleet_options(parser)
@@ -46,6 +52,8 @@ def add_parser(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     config = config_of(options)
     open_journal(config)
+    with kept_in(config) as store:
+        trials_in(store)
     snapshot, warnings = asyncio.run(_probe(config))
     findings = [Finding(replica, warnings.get(replica.name, [])) for replica in snapshot.replicas]
     usable = all(any(r.state == "up" for r in snapshot.replicas if r.pool == pool.name) for pool in snapshot.pools)
@@ -62,10 +70,28 @@ async def _probe(config: Config) -> tuple[Snapshot, dict[str, list[str]]]:
     async with looked_once(config) as gateway:
         snapshot = gateway.snapshot()
         warnings = gateway.warnings(snapshot)
-    for replica, sentences in (await _learned(config)).items():
-        seen = warnings.setdefault(replica, [])
-        seen += [sentence for sentence in sentences if sentence not in seen]
+        shown = await answer_warnings(gateway, snapshot)
+    for source in (shown, await _learned(config)):
+        for replica, sentences in source.items():
+            seen = warnings.setdefault(replica, [])
+            seen += [sentence for sentence in sentences if sentence not in seen]
+    for pool in config.pools:
+        await _compare_processes(pool, warnings)
     return snapshot, warnings
+
+
+async def _compare_processes(pool: PoolConfig, warnings: dict[str, list[str]]) -> None:
+    """What the processes of a launched pool lack, as far as nothing else has told it."""
+    try:
+        missing = await missing_flags(pool)
+    except LaunchError as error:
+        missing = {}
+        for one in pool.spec().replicas:
+            warnings.setdefault(one.name, []).append(str(error))
+    for replica, flags in missing.items():
+        said = warnings.setdefault(replica, [])
+        untold = [flag for flag in flags if not any(flag in sentence for sentence in said)]
+        said += [f"it was not started with {flag}, as the file has it: restart it" for flag in untold]
 
 
 async def _learned(config: Config) -> dict[str, list[str]]:
@@ -99,14 +125,13 @@ def _print(config: Config, findings: list[Finding], usable: bool) -> None:
 def _reported(replica: ReplicaView) -> str:
     """What the engine says of itself, on one line."""
     report, description = replica.report, replica.description
-    runs, wished = replica.prefill_actual.chunk_tokens, replica.prefill_desired.chunk_tokens
     return ", ".join(
         (
             f"version {description.version or '?'}",
             f"models {' '.join(replica.models) or '?'}",
             f"{_shown(report.kv_capacity_tokens or description.kv_capacity_tokens)} tokens of KV cache",
             f"block {_shown(report.block_tokens or description.block_tokens)}",
-            f"chunk {_shown(runs)} (wished {_shown(wished)})",
+            *_prefill(replica),
             f"{_shown(report.running_requests)} running",
             f"{_shown(report.waiting_requests)} waiting",
             f"counted in {replica.cache.counted_in}",
@@ -114,5 +139,15 @@ def _reported(replica: ReplicaView) -> str:
     )
 
 
-def _shown(value: int | None) -> str:
+def _prefill(replica: ReplicaView) -> Iterator[str]:
+    """Each prefill setting as it is and as it is wished; the chunk always, others where one of the two is known."""
+    for field, word in PREFILL_WORDS.items():
+        runs, wished = getattr(replica.prefill_actual, field), getattr(replica.prefill_desired, field)
+        if field == "chunk_tokens" or wished is not None or runs:
+            yield f"{word} {_shown(runs)}" + ("" if wished in (None, runs) else f" (wished {_shown(wished)})")
+
+
+def _shown(value: int | bool | None) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return "?" if value is None else f"{value:,}"

@@ -5,6 +5,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from gateway.cli.usage import Commands, UsageError, add_fleet_options, command, config_of, source_of
 from gateway.config import Config, ConfigSource
@@ -12,6 +13,7 @@ from gateway.serving.announcement import listening_line, notes
 from gateway.serving.event_loop import new_event_loop
 from gateway.serving.messages import say_on_stderr
 from gateway.serving.server import RunningGateway, serve_until_signalled
+from gateway.serving.supervision import ensure_supervisors
 from gateway.serving.workers.supervisor import Supervisor
 
 
@@ -52,6 +54,9 @@ def _run(options: argparse.Namespace) -> int:
 
 async def _serve(config: Config, source: ConfigSource | None) -> int:
     """Until it is told to stop; the exit status."""
+    if source is not None:  # engines that prefixgate runs load while it starts
+        for sentence in await ensure_supervisors(config.pools, Path(source.path)):
+            print(f"note: {sentence}", file=sys.stderr)
     if config.server.workers > 1:
         return await Supervisor(config, _say, source).run()
 

@@ -17,12 +17,13 @@ LIVE: Final[dict[str, frozenset[str] | None]] = {
     "timeouts": None,
     "polling": None,
     "experiments": None,
+    "shadows": None,
     "queue": None,
     "retry": None,
 }
 """Tables, and which of their settings apply at once; None: all of them."""
 LIVE_IN_POOLS: Final = frozenset(
-    {"replicas", "discovery", "prefill", "gpus_per_replica", "usd_per_gpu_hour", "warm_families"}
+    {"replicas", "discovery", "prefill", "gpus_per_replica", "pinned_only", "usd_per_gpu_hour", "warm_families"}
 )
 
 

@@ -49,12 +49,18 @@ class EligibleConfig(Section, frozen=True):
 
 
 class GuardrailsConfig(Section, frozen=True):
-    """`[experiments.guardrails]`: what stops an arm (see `Guardrails`), looked at every `every_s` seconds."""
+    """`[experiments.guardrails]`: what stops an arm (see `Guardrails`), looked at every `every_s` seconds.
+
+    Every `probe_every_s` seconds (None: never) all arms are asked the quality probe's questions; one that has fewer
+    right than the control, beyond chance and by more than `probe_max_drop` (a share of them), is stopped.
+    """
 
     error_rate: float = Guardrails().error_rate
     ttft_regression: float = Guardrails().ttft_regression
     minimum_units: int = Guardrails().minimum_units
     every_s: float = 30.0
+    probe_every_s: float | None = None
+    probe_max_drop: float = 0.05
 
 
 class ExperimentConfig(Section, frozen=True):
@@ -159,6 +165,9 @@ def check_experiment(experiment: ExperimentConfig, pools: Sequence[PoolConfig]) 
     _check_eligible(where, experiment.eligible)
     if experiment.guardrails is not None:
         _check_guardrails(where, experiment.guardrails)
+        probed = experiment.guardrails.probe_every_s is not None
+        apart = all(arm.pools or arm.replicas for arm in experiment.table.values())
+        require(apart or not probed, f"{where}: guardrails.probe_every_s needs arms that are pools or replicas")
 
 
 def _check_arm(where: str, name: str, arm: ArmConfig, pools: Sequence[PoolConfig], *, plain: bool) -> None:
@@ -168,8 +177,12 @@ def _check_arm(where: str, name: str, arm: ArmConfig, pools: Sequence[PoolConfig
         one_of(f"{where}: arm", name, known)
     heavy = math.isfinite(arm.weight) and arm.weight >= 0
     require(heavy, f"{where}: the weight of `{name}` must not be negative")
+    kept_apart = {pool.name for pool in pools if pool.pinned_only}
     for pool in arm.pools:
         one_of(f"{where}: arm `{name}`: pool", pool, known)
+        require(
+            pool not in kept_apart, f"{where}: arm `{name}`: the pool `{pool}` is pinned_only, so nobody gets there"
+        )
     if arm.policy is not None:
         one_of(f"{where}: arm `{name}`: policy", arm.policy, list(POLICIES))
     chunk = arm.chunk_tokens is None or arm.chunk_tokens > 0
@@ -193,6 +206,9 @@ def _check_guardrails(where: str, rails: GuardrailsConfig) -> None:
     require(rails.ttft_regression > 0, f"{where}: guardrails.ttft_regression must be above 0")
     require(rails.minimum_units >= 1, f"{where}: guardrails.minimum_units must be at least 1")
     require(1 <= rails.every_s <= 86400, f"{where}: guardrails.every_s must be between 1 and 86400")
+    often = rails.probe_every_s is None or 1 <= rails.probe_every_s <= 30 * 86400
+    require(often, f"{where}: guardrails.probe_every_s must be between 1 and 2592000 (30 days)")
+    require(0 <= rails.probe_max_drop < 1, f"{where}: guardrails.probe_max_drop must be at least 0 and below 1")
 
 
 def experiment_notices(experiments: Sequence[ExperimentConfig]) -> list[str]:

@@ -9,6 +9,7 @@ import msgspec
 
 from gateway.config.experiments import ExperimentConfig, check_experiments, experiment_notices
 from gateway.config.health import HealthConfig, check_health
+from gateway.config.launch_specs import check_launches
 from gateway.config.log import LogConfig, check_log
 from gateway.config.pools import PoolConfig, check_pools, pool_notices
 from gateway.config.queue import QueueConfig, check_queue
@@ -16,6 +17,7 @@ from gateway.config.retry import RetryConfig, check_retry
 from gateway.config.routing import PollingConfig, RoutingConfig, check_routing
 from gateway.config.section import ConfigError, Section, nearest
 from gateway.config.server import ServerConfig, TimeoutsConfig, check_seconds, check_server, server_notices
+from gateway.config.shadows import ShadowConfig, check_shadows, shadow_notices
 from gateway.config.storage import JournalConfig, StateConfig, check_journal, check_state
 from gateway.config.tenants import AuthConfig, TenantConfig, check_tenants, tenant_notices
 
@@ -32,6 +34,7 @@ class Config(Section, frozen=True):
     polling: PollingConfig = PollingConfig()
     health: HealthConfig = HealthConfig()
     experiments: list[ExperimentConfig] = msgspec.field(default_factory=list)
+    shadows: list[ShadowConfig] = msgspec.field(default_factory=list)
     state: StateConfig = StateConfig()
     journal: JournalConfig = JournalConfig()
     log: LogConfig = LogConfig()
@@ -41,7 +44,9 @@ class Config(Section, frozen=True):
     def notices(self) -> list[str]:
         """What the file asks for that this version does not do yet, and what is less safe than it might be."""
         notices = server_notices(self.server) + tenant_notices(self.auth, self.tenants) + pool_notices(self.pools)
-        return notices + experiment_notices(self.experiments)
+        apart = [pool.name for pool in self.pools if pool.pinned_only]
+        shadows = shadow_notices(self.shadows, apart, keeps_streams=self.retry.continue_streams)
+        return notices + experiment_notices(self.experiments) + shadows
 
 
 def load(path: Path) -> Config:
@@ -81,14 +86,16 @@ def _refuse_unknown(data: Any, section: type[Section], where: str) -> None:
     if not isinstance(data, dict):
         return
     hints = get_type_hints(section)
+    fields = dict(zip(section.__struct_encode_fields__, section.__struct_fields__, strict=True))
     for key, value in data.items():
-        if key not in section.__struct_fields__:
+        if key not in fields:
             place = f"in [{where}]" if where else "at the top level"
-            raise ConfigError(f"unknown key `{key}` {place}{nearest(key, list(section.__struct_fields__))}")
+            raise ConfigError(f"unknown key `{key}` {place}{nearest(key, list(fields))}")
         place = f"{where}.{key}" if where else key
-        for inner in _parts(hints[key]):
+        hint = hints[fields[key]]
+        for inner in _parts(hint):
             if isinstance(inner, type) and issubclass(inner, Section):
-                for item in _tables(value, hints[key]):
+                for item in _tables(value, hint):
                     _refuse_unknown(item, inner, place)
 
 
@@ -121,5 +128,7 @@ def _check(config: Config) -> None:
     check_log(config.log)
     check_state(config.state)
     check_pools(config.pools)
+    check_launches(config.pools)
     check_tenants(config.auth, config.tenants, [pool.name for pool in config.pools])
     check_experiments(config.experiments, config.pools)
+    check_shadows(config.shadows, [pool.name for pool in config.pools], [one.name for one in config.tenants])

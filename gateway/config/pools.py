@@ -10,6 +10,7 @@ import msgspec
 from engines.registry import DIALECTS
 from engines.reports import PrefillSettings
 from gateway.config.discovery import DiscoveryConfig, check_discovery
+from gateway.config.launch import LaunchConfig, check_launch
 from gateway.config.section import Section, one_of, require
 from gateway.routing.replica import PoolSpec, ReplicaSpec
 
@@ -57,8 +58,9 @@ class PoolConfig(Section, frozen=True):
     whose value the engines want as their bearer token. `tokens` says how prompts become token ids: "none" (the
     prefix chain is of text), "tokenizer:PATH" (a folder with tokenizer.json and chat template, or that file), or
     "engine" (the replicas' own /tokenize). `warm_families` of the prefix families in most use are prefilled at a
-    replica that has started again, and elsewhere before one is drained. For https:// replicas: PEM files of the
-    authority that signed their certificates and of the certificate that we show them, and whether theirs is looked at.
+    replica that has started again, and elsewhere before one is drained. With `pinned_only` the pool gets copies of
+    shadows, and requests that name it, but nothing else. For https:// replicas: PEM files of the authority that signed
+    their certificates and of the certificate that we show them, and whether theirs is looked at.
     """
 
     name: str
@@ -72,7 +74,9 @@ class PoolConfig(Section, frozen=True):
     tokens: str = "none"
     events: EventsConfig = EventsConfig()
     discovery: DiscoveryConfig | None = None
+    launch: LaunchConfig = LaunchConfig()
     warm_families: int = 0
+    pinned_only: bool = False
     tls_ca: str | None = None
     tls_client_cert: str | None = None
     tls_client_key: str | None = None
@@ -93,7 +97,7 @@ class PoolConfig(Section, frozen=True):
         replicas = tuple(
             ReplicaSpec(f"{self.name}-{number}", url.rstrip("/")) for number, url in enumerate(self.replicas)
         )
-        return PoolSpec(self.name, self.model, replicas, self.prefill.settings(), self.encoding)
+        return PoolSpec(self.name, self.model, replicas, self.prefill.settings(), self.encoding, self.pinned_only)
 
 
 def check_pools(pools: list[PoolConfig]) -> None:
@@ -120,6 +124,7 @@ def check_pools(pools: list[PoolConfig]) -> None:
         for setting in pool.prefill.__struct_fields__:
             value = getattr(pool.prefill, setting)
             require(value is None or value > 0 or value is False, f"{where}: prefill.{setting} must be above 0")
+        check_launch(where, pool.launch, len(pool.replicas))
         _check_tokens(where, pool)
         _check_tls(where, pool)
         for url in pool.replicas:

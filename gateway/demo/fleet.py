@@ -59,7 +59,7 @@ async def simulated_engines(
     """Two replicas of each pool, on free ports, for as long as the block runs."""
     async with contextlib.AsyncExitStack() as stack:
         kinds = [pool for pool in pools for _ in range(REPLICAS_PER_POOL)]
-        started = (stack.enter_async_context(_process(_engine_arguments(kind, speed))) for kind in kinds)
+        started = (stack.enter_async_context(our_command(_engine_arguments(kind, speed))) for kind in kinds)
         urls = await asyncio.gather(*started)
         yield [SimulatedEngine(kind.name, kind.dialect, url[0]) for kind, url in zip(kinds, urls, strict=True)]
 
@@ -75,7 +75,7 @@ async def gateway(
     with tempfile.TemporaryDirectory(prefix="prefixgate-demo-") as folder:
         config = Path(folder) / "gateway.toml"
         config.write_text(_config(engines, policy, port, journal) + more)
-        async with _process(["serve", "--config", str(config)]) as (url, admin_url):
+        async with our_command(["serve", "--config", str(config)]) as (url, admin_url):
             yield url.removesuffix("/v1"), admin_url.rstrip("/")
 
 
@@ -109,7 +109,7 @@ def _config(engines: list[SimulatedEngine], policy: str, port: int, journal: Pat
 
 
 @contextlib.asynccontextmanager
-async def _process(arguments: list[str]) -> AsyncIterator[list[str]]:
+async def our_command(arguments: list[str]) -> AsyncIterator[list[str]]:
     """Run one of our own commands, which prints a line with its URLs once it listens; those URLs."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,

@@ -1,4 +1,4 @@
-"""Intervals that hold however often one looks, and what they cost in units; pure.
+"""Intervals that hold however often one looks; pure.
 
 The estimates of an experiment, looked at as it grows, move like a Brownian motion whose clock is the information
 1 / error². Robbins' mixture of the likelihood ratio over changes that are normal with deviation `expected` exceeds
@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from math import exp, hypot, inf, isfinite, log, log1p, sqrt
 from typing import Final
 
-from scipy.optimize import brentq
-from scipy.special import log_ndtr, nctdtr, stdtrit
+from scipy.special import log_ndtr, stdtrit
 
 from gateway.experiments.estimates import Estimate
 from gateway.experiments.report import Scale
@@ -21,10 +20,8 @@ EXPECTED: Final[dict[Scale, float]] = {"relative": 0.15, "points": 0.08}
 """The deviation of the mixture, set beforehand: for changes about this size the interval is narrowest."""
 _USUAL: Final = 1.96
 _LEAST_ERROR: Final = 1e-6
-_ENDLESS: Final = 30.0
+ENDLESS: Final = 30.0
 """So many standard errors are as good as infinitely many."""
-_FAR: Final = 1e9
-_MOST_TIMES: Final = 1e6
 
 
 def boundary(error: float, expected: float, alpha: float) -> float:
@@ -37,7 +34,7 @@ def boundary(error: float, expected: float, alpha: float) -> float:
 
 def student(critical: float, degrees: float) -> float:
     """The value of Student's distribution that is as rare as this one of the normal; infinite below one degree."""
-    if degrees < 1 or not critical < _ENDLESS:
+    if degrees < 1 or not critical < ENDLESS:
         return inf
     return -float(stdtrit(degrees, exp(float(log_ndtr(-critical)))))
 
@@ -111,45 +108,3 @@ def _welch(errors: list[float], estimates: tuple[Estimate, Estimate]) -> float:
     largest = max(errors)
     parts = [(error / largest) ** 2 for error in errors]
     return sum(parts) ** 2 / sum(part**2 / free for part, free in zip(parts, degrees, strict=True))
-
-
-def reach(between: Contrast, alpha: float, times: float) -> float:
-    """How far the always-valid interval goes to either side with `times` as many units of the same kind.
-
-    Limits far out may lie further apart than the standard error says: they are as much further now.
-    """
-
-    def modelled(times: float) -> float:
-        error = between.error / sqrt(times)
-        critical = student(boundary(error, EXPECTED[between.scale], alpha), between.degrees * times)
-        return error * critical if critical < inf else inf
-
-    low, high = between.always_valid(alpha)
-    now = modelled(1.0)
-    stretch = (high - low) / (2 * now) if now < inf and high - low < inf else 1.0
-    return modelled(times) * max(stretch, 1.0)
-
-
-def times_more(target: float, between: Contrast, alpha: float) -> float:
-    """How many times the units make the interval reach only so far; infinite where no number seems to."""
-
-    def excess(logarithm: float) -> float:
-        return log(min(reach(between, alpha, exp(logarithm)), _FAR) / target)
-
-    most = log(_MOST_TIMES)
-    if not between.error < inf or excess(most) > 0:
-        return inf
-    return exp(float(brentq(excess, 0.0, most, xtol=1e-4))) if excess(0.0) > 0 else 1.0
-
-
-def power(difference: float, least: float, between: Contrast, times: float, alpha: float) -> float:
-    """The chance, at least, that a true difference is found by the time there are `times` as many units.
-
-    Found: the interval leaves out 0 and the change is seen as more than `least`. That is the chance at that one look;
-    looks before it add a little.
-    """
-    error, degrees = between.error / sqrt(times), between.degrees * times
-    needed = max(reach(between, alpha, times), least)
-    if not needed < inf or degrees < 1:
-        return 0.0
-    return float(1.0 - nctdtr(degrees, min(abs(difference) / error, _ENDLESS), needed / error))

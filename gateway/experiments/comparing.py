@@ -5,9 +5,10 @@ from typing import Final
 
 import msgspec
 
-from gateway.experiments.always_valid import Contrast, contrast, times_more
+from gateway.experiments.always_valid import Contrast, contrast
 from gateway.experiments.estimates import Estimate
 from gateway.experiments.metrics import Metric
+from gateway.experiments.outlook import outlook
 from gateway.experiments.report import Comparison, Scale, Verdict
 from gateway.experiments.terms import Terms
 from gateway.experiments.words import comparison_sentence
@@ -81,6 +82,6 @@ def _needed(between: Contrast, terms: Terms) -> int | None:
     low, high = tie_band(between.scale, terms)
     outside = between.change < low or between.change > high
     target = abs(between.change) if outside else min(high - between.change, between.change - low)
-    times = times_more(target, between, split_alpha(terms)) if target > 0 else inf
+    times = outlook(between, split_alpha(terms)).times_until(target) if target > 0 else inf
     units = between.arm.spread.units + between.against.spread.units
     return max(ceil(units * (times - 1)), 1) if times < inf else None

@@ -4,7 +4,7 @@ Each gives, for a critical value of Student's or the normal distribution, the li
 An open end is infinite, or 0 where there is nothing below.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, inf, sqrt
 from typing import Protocol
 
@@ -149,6 +149,11 @@ def quantile(values: Floats, unit: Places, level: float) -> Quantile:
     return quantiles(values, unit, (level,))[0]
 
 
+def chance(level: float, requests: int) -> float:
+    """The error that independent requests would have; no more is known when too few are above the level."""
+    return sqrt(level * (1 - level) / requests)
+
+
 def quantiles(values: Floats, unit: Places, levels: tuple[float, ...]) -> tuple[Quantile, ...]:
     """Several of them, which sorts once."""
     ascending = np.sort(values)
@@ -160,7 +165,8 @@ def quantiles(values: Floats, unit: Places, levels: tuple[float, ...]) -> tuple[
         if not len(values):
             return bare
         below = (values <= bare.value).astype(np.float64)
-        return Quantile(level, ascending, shares, spread(below - below.mean(), ones, unit))
+        behind = spread(below - below.mean(), ones, unit)
+        return Quantile(level, ascending, shares, replace(behind, error=max(behind.error, chance(level, len(values)))))
 
     return tuple(one(level) for level in levels)
 

@@ -64,14 +64,15 @@ def effect(looks: Sequence[Look], arms: Sequence[str], tie: tuple[float, float])
     def draw(axes: "Axes") -> None:
         axes.axhspan(100 * tie[0], 100 * tie[1], color=_INK, alpha=0.1, linewidth=0)
         axes.axhline(0, color=_INK, linewidth=0.8)
-        far = 2.0 * max(abs(100 * end) for end in tie)
+        bottom, top = (200 * end for end in tie)
         for place, line in known.items():
             if line:
                 at, change, low, high = np.array(line).T * np.array([[1 / unit], [100], [100], [100]])
                 axes.fill_between(at, low, high, color=colour(place), alpha=0.25, linewidth=0)
                 axes.plot(at, change, color=colour(place))
-                far = max(far, 3 * max(abs(low[-1]), abs(high[-1])))
-        axes.set(xlabel="hours" if unit == 3600 else "minutes", ylabel="change, % or points", ylim=(-far, far))
+                bottom = min(bottom, change[-1] - 3 * (change[-1] - low[-1]))
+                top = max(top, change[-1] + 3 * (high[-1] - change[-1]))
+        axes.set(xlabel="hours" if unit == 3600 else "minutes", ylabel="change, % or points", ylim=(bottom, top))
 
     return _svg("effect", 3.4, draw)
 

@@ -51,6 +51,6 @@ def running_s(observations: Observations, terms: Terms) -> float:
 def _sample(observations: Observations, arm: ArmTerms, unit: Places, seconds: float) -> Sample:
     place = observations.arms.index(arm.name) if arm.name in observations.arms else -1
     rows = np.flatnonzero(observations.arm == place)
-    names, numbers = np.unique(unit[rows], return_inverse=True)
-    own = ~observations.crossed[rows]
-    return Sample(arm, rows, numbers, len(names), own, seconds, observations)
+    present = np.bincount(unit[rows], minlength=1) > 0
+    numbers: Places = (np.cumsum(present) - 1)[unit[rows]]
+    return Sample(arm, rows, numbers, int(present.sum()), ~observations.crossed[rows], seconds, observations)

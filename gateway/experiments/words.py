@@ -19,7 +19,7 @@ def signed(value: float, scale: Scale) -> str:
 def span(low: float | None, high: float | None, scale: Scale) -> str:
     """An interval of changes, in words where it is open."""
     if low is not None and high is not None:
-        return f"{signed(low, scale)} to {signed(high, scale)}"
+        return f"{signed(low, scale).split()[0]} to {signed(high, scale)}"
     if low is not None:
         return f"{signed(low, scale)} or more"
     return f"{signed(high, scale)} or less" if high is not None else "anything"
@@ -73,8 +73,8 @@ def quantity(value: float | None, measure: Measure) -> str:
 
 
 def tokens_and_cached(prompt_tokens: Interval, cached_fraction: Interval) -> str:
-    """A stratum: "4k to 8k, 25 to 50 % cached"."""
+    """A stratum: "4 to 8k, 25 to 50 % cached"."""
     low, high = prompt_tokens.low or 0.0, prompt_tokens.high
-    length = f"{low / 1000:g}k to {high / 1000:g}k" if high is not None else f"{low / 1000:g}k or more"
+    length = f"{low / 1000:g}k or more" if high is None else f"{low / 1000:g} to {high / 1000:g}k"
     least, most = cached_fraction.low or 0.0, cached_fraction.high
     return f"{length}, {least * 100:g} to {100 if most is None else most * 100:g} % cached"

@@ -42,17 +42,12 @@ def usable(fleet: Fleet, stored: Mapping[str, str], request: RouteRequest, now: 
     if not replicas:
         return Rejection(RejectionReason.NO_REPLICA, f"the model `{model}` has no replica now", RETRY_AFTER_S)
     holder = stored.get(request.response_id) if request.response_id else None
-    replicas = [
-        replica
-        for replica in replicas
-        if request.pinned_pool in (None, replica.pool.spec.name) and request.pinned_replica in (None, replica.spec.name)
-    ]
-    if not replicas:
-        pin = request.pinned_replica or request.pinned_pool
-        return Rejection(RejectionReason.UNKNOWN_PIN, f"no pool or replica `{pin}` serves the model `{model}`")
-    up = [r for r in replicas if r.takes_requests and holder in (None, r.spec.name)]
+    named = _named(replicas, model, request, holder)
+    if isinstance(named, Rejection):
+        return named
+    up = [r for r in named if r.takes_requests and holder in (None, r.spec.name)]
     if not up:
-        message = f"no replica of the model `{model}` is usable now: {_ailments(replicas)}"
+        message = f"no replica of the model `{model}` is usable now: {_ailments(named)}"
         return Rejection(RejectionReason.NO_REPLICA, message, RETRY_AFTER_S)
     fresh = [replica for replica in up if replica.spec.name not in request.tried]
     if not fresh:
@@ -77,6 +72,25 @@ def visible(served: Mapping[str, list[Replica]], scope: Scope) -> dict[str, list
 
 def _reached(replicas: Sequence[Replica], scope: Scope) -> list[Replica]:
     return [replica for replica in replicas if scope.reaches(replica.pool.spec.name)]
+
+
+def _named(replicas: list[Replica], model: str, request: RouteRequest, holder: str | None) -> list[Replica] | Rejection:
+    """Those that the request asks for, by its pins; without one, those that are there for everybody."""
+    if (holder, request.pinned_pool, request.pinned_replica) == (None, None, None):
+        open_to_all = [replica for replica in replicas if not replica.pool.spec.pinned_only]
+        if open_to_all:
+            return open_to_all
+        message = f"the model `{model}` is served only to requests that name its pool"
+        return Rejection(RejectionReason.NO_REPLICA, message, RETRY_AFTER_S)
+    found = [
+        replica
+        for replica in replicas
+        if request.pinned_pool in (None, replica.pool.spec.name) and request.pinned_replica in (None, replica.spec.name)
+    ]
+    if found:
+        return found
+    pin = request.pinned_replica or request.pinned_pool
+    return Rejection(RejectionReason.UNKNOWN_PIN, f"no pool or replica `{pin}` serves the model `{model}`")
 
 
 def _is_plain(request: RouteRequest) -> bool:

@@ -27,7 +27,7 @@ class Fleet:
         self.served: dict[str, list[Replica]] = {}
         """Every model that can be asked for, with the replicas that serve it, in a stable order."""
         self.up: dict[str, list[Replica]] = {}
-        """The same, of the replicas that take requests."""
+        """The same, of the replicas that take requests from anybody."""
         self.adapters: set[str] = set()
         """The names among them that are adapters: their prompts share no cache with their model's."""
         self.ailing: set[Replica] = set()
@@ -104,9 +104,15 @@ class Fleet:
     def list_up(self) -> None:
         """Renew `up`, after a replica came or went."""
         self.up = {
-            model: [replica for replica in replicas if replica.takes_requests]
+            model: [one for one in replicas if one.takes_requests and not one.pool.spec.pinned_only]
             for model, replicas in self.served.items()
         }
+
+    def usable(self, model: str) -> bool:
+        """Whether a replica of the model takes requests; those for pins count where there are no others."""
+        replicas = self.served[model]
+        open_to_all = [one for one in replicas if not one.pool.spec.pinned_only]
+        return any(one.takes_requests for one in open_to_all or replicas)
 
 
 def _names(replica: Replica) -> Iterator[str]:

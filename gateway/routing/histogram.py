@@ -1,7 +1,9 @@
 """A histogram of counts per bucket, and the bucket bounds of each metric; pure."""
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Final
 
 SECONDS: Final = (
@@ -73,6 +75,17 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += times
         self.total += value * times
 
+    def buckets(self) -> list[tuple[str, float]]:
+        """As Prometheus wants them: counts at or under each bound, as its text says it."""
+        cumulated = list(accumulate(self.counts))
+        return [*zip((str(float(bound)) for bound in self.bounds), cumulated, strict=False), ("+Inf", cumulated[-1])]
+
     def copy(self) -> "Histogram":
         """An independent copy."""
         return Histogram(self.bounds, self.counts.copy(), self.total)
+
+
+def summed(parts: Sequence[Histogram]) -> Histogram:
+    """One histogram of all their observations; they have the same bounds."""
+    counts = [sum(column) for column in zip(*(part.counts for part in parts), strict=True)]
+    return Histogram(parts[0].bounds, counts, sum(part.total for part in parts))

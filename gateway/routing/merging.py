@@ -10,7 +10,7 @@ from heapq import merge as in_order
 from typing import Final
 
 from gateway.routing.health import BREAKER_STATES
-from gateway.routing.histogram import Histogram
+from gateway.routing.histogram import summed
 from gateway.routing.queue_view import PriorityView, QueueView
 from gateway.routing.scoreboard import RECENT_TTFTS
 from gateway.routing.snapshot import SHOWN, ReplicaView, SeriesView, Snapshot, WaterfallView, quantile
@@ -88,7 +88,7 @@ def _priority(rows: Sequence[PriorityView]) -> PriorityView:
         sum(row.waiting_tokens for row in rows),
         max(row.tenants for row in rows),  # of those who wait at several, nobody knows how many are the same
         _counts(row.shed for row in rows),
-        _histogram([row.waits for row in rows]),
+        summed([row.waits for row in rows]),
     )
 
 
@@ -148,7 +148,7 @@ def _one_series(views: Sequence[SeriesView], ttfts: Ttfts) -> SeriesView:
         ttft_p50_s=quantile(recent, 0.5),
         ttft_p90_s=quantile(recent, 0.9),
         ttft_p99_s=quantile(recent, 0.99),
-        histograms={name: _histogram([one.histograms[name] for one in views]) for name in views[0].histograms},
+        histograms={name: summed([one.histograms[name] for one in views]) for name in views[0].histograms},
     )
 
 
@@ -158,11 +158,6 @@ def _summed(tallies: Iterable[dict[str, int]]) -> dict[str, int]:
         for name, count in tally.items():
             together[name] = together.get(name, 0) + count
     return together
-
-
-def _histogram(parts: Sequence[Histogram]) -> Histogram:
-    counts = [sum(column) for column in zip(*(part.counts for part in parts), strict=True)]
-    return Histogram(parts[0].bounds, counts, sum(part.total for part in parts))
 
 
 def _largest(falls: Iterable[WaterfallView], count: int) -> tuple[WaterfallView, ...]:

@@ -28,6 +28,8 @@ LESSONS_PER_S: Final = 50.0
 """Finished requests of one replica that are learned from whole: to learn one costs as much as to route."""
 MOST_LESSONS: Final = 250.0
 """Those that may come at once."""
+ROOMY_USAGE: Final = 0.85
+"""Share of the KV cache in use from which on there is no room for what need not be."""
 STUCK_S: Final = 1.0
 STUCK_TIMES: Final = 2.0
 """A prompt whose prefill takes so much longer than predicted after the one before it has not been begun."""
@@ -45,7 +47,8 @@ class ReplicaSpec:
 class PoolSpec:
     """Replicas with the same engine, model and settings; `model` None means whatever the replicas say.
 
-    `encoding` names the token ids that prompts become there, "" where their chains are of text.
+    `encoding` names the token ids that prompts become there, "" where their chains are of text. `pinned_only`: only
+    requests that name the pool, or a replica of it, go there.
     """
 
     name: str
@@ -53,6 +56,7 @@ class PoolSpec:
     replicas: tuple[ReplicaSpec, ...]
     prefill: PrefillSettings = PrefillSettings()
     encoding: str = ""
+    pinned_only: bool = False
 
 
 class Booking(msgspec.Struct, eq=False, gc=False):
@@ -163,6 +167,13 @@ class Replica:
     def takes_requests(self) -> bool:
         """Whether it may be sent new requests."""
         return self.state is ReplicaState.UP and not self.draining
+
+    @property
+    def has_room(self) -> bool:
+        """Whether, by its own word, nobody waits there and its cache is not nearly full; and it can run one more."""
+        report = self.report
+        idle = not report.waiting_requests and (report.kv_usage is None or report.kv_usage < ROOMY_USAGE)
+        return idle and len(self.bookings) < self.capacity.limit and not self.capacity.closed_until
 
     @property
     def shown_state(self) -> ReplicaState:

@@ -134,7 +134,7 @@ class Router:
             self._last_ticket = answer.ticket
             if self._hold_ms and not request.tried and answer.policy in self._holding:
                 if self._is_full(self._fleet.by_slot[answer.chosen.slot], now) or self._others_wait(request):
-                    replicas = len(self._fleet.up[answer.model])
+                    replicas = len(self._fleet.up[answer.model]) or 1  # none is there for all, but one for this request
                     refusal = self._queue.newcomer(answer, request, replicas, now)
                     return Held(answer.ticket, answer.chosen) if refusal is None else _of(refusal, answer.exposure)
                 if self._queue:
@@ -244,10 +244,10 @@ class Router:
         if isinstance(answer, Rejection):
             return answer
         model, up, replicas = answer
-        policy, pick, exposure, turns = self.policy, self._pick, None, model
+        policy, pick, exposure, turns = self.policy, self._pick, None, _turns(model, None, counted=request.counted)
         if self._trials and (assignment := self._trials.assign(request, model, self._fleet.served)) is not None:
             arm, (replicas, exposure) = assignment.arm, _within(assignment, replicas)
-            turns = model if exposure is None else f"{model}\0{arm.name}"
+            turns = _turns(model, exposure, counted=request.counted)
             if arm.policy is not None:
                 policy, pick = arm.policy, POLICIES[arm.policy]
         table = self._table.rows(replicas, request, now)
@@ -265,8 +265,7 @@ class Router:
         return Decision(ticket, request.request_id, policy, model, table, chosen, available, exposure)
 
     def _book(self, decision: Decision, request: RouteRequest, now: float) -> None:
-        exposure = decision.exposure
-        self._turns[decision.model if exposure is None else f"{decision.model}\0{exposure.arm}"] += 1
+        self._turns[_turns(decision.model, decision.exposure, counted=request.counted)] += 1
         chosen = decision.chosen
         replica = self._fleet.by_slot[chosen.slot]
         chain = chain_for(replica, request)
@@ -400,6 +399,19 @@ class Router:
         one = self._fleet.find(replica)
         return usage.cached_tokens if one is None else delivered(one, usage)
 
+    def has_room(self, pool: str) -> bool:
+        """Whether no replica of the pool that takes requests says that somebody waits there, or that its cache is
+        nearly full, or has as many requests as it can run; False where none takes any.
+        """
+        known = self._fleet.pools.get(pool)
+        up = [] if known is None else [replica for replica in known.replicas if replica.takes_requests]
+        return bool(up) and all(replica.has_room for replica in up)
+
+    def can_spare(self, replica: str) -> bool:
+        """The same of one replica."""
+        known = self._fleet.find(replica)
+        return known is not None and known.takes_requests and known.has_room
+
     def is_draining(self, replica: str) -> bool:
         """Whether the replica is to take no new requests."""
         return self._fleet.replica(replica).draining
@@ -436,7 +448,7 @@ class Router:
     def usable_models(self, scope: Scope | None = None) -> dict[str, bool]:
         """For every model that exists in the scope, whether a replica of it is up."""
         if scope is None:
-            return {model: bool(up) for model, up in self._fleet.up.items()}
+            return {model: self._fleet.usable(model) for model in self._fleet.served}
         up = visible(self._fleet.up, scope)
         return {model: model in up for model in visible(self._fleet.served, scope)}
 
@@ -463,6 +475,13 @@ def _within(assignment: Assignment, replicas: list[Replica]) -> tuple[list[Repli
 def _of(refusal: Rejection, exposure: Exposure | None) -> Rejection:
     """The refusal of a request that took part in an experiment."""
     return refusal if exposure is None else msgspec.structs.replace(refusal, exposure=exposure)
+
+
+def _turns(model: str, exposure: Exposure | None, *, counted: bool) -> str:
+    """Whose turns are counted together: requests of our own making take none of clients'."""
+    if not counted:
+        return f"{model}\0\0"
+    return model if exposure is None else f"{model}\0{exposure.arm}"
 
 
 def _unit(request: RouteRequest) -> bytes:

@@ -27,6 +27,7 @@ from gateway.serving.membership.routes import routes as membership_routes
 from gateway.serving.metrics import registry
 from gateway.serving.prefixes.routes import routes as prefix_routes
 from gateway.serving.report import WorkerView
+from gateway.serving.shadowing.tally import ShadowSummary
 from gateway.serving.sharing.status import SharingStatus
 from gateway.serving.tenant_figures import TenantView
 from gateway.serving.whole import recent_requests, request_told, whole_report
@@ -69,6 +70,7 @@ class AdminView(msgspec.Struct, frozen=True):
     gateway: GatewayView
     snapshot: Snapshot
     experiments: tuple[ExperimentView, ...] = ()
+    shadows: tuple[ShadowSummary, ...] = ()
 
 
 @routes.get("/metrics")
@@ -111,6 +113,12 @@ async def _request(gateway: TheGateway, request_id: str) -> Response:
     return json_response(told)
 
 
+@routes.get("/api/shadows")
+async def _shadows(gateway: TheGateway) -> Response:
+    report = await whole_report(gateway)
+    return json_response(msgspec.json.encode(report.shadows))
+
+
 @routes.post("/api/explain", openapi_extra={"requestBody": _ANY_BODY})
 async def _explain(
     gateway: TheGateway, request: Request, endpoint: str = "/v1/chat/completions", tenant: str | None = None
@@ -138,7 +146,8 @@ async def encoded_view(gateway: Gateway) -> bytes:
         skipped_gpu_s=skipped_by_replica(snapshot, gpus),
     )
     experiments = views(gateway.experiments.trials, snapshot.exposures, report.headlines)
-    return msgspec.json.encode(AdminView(view, snapshot, experiments))
+    shadows = tuple(one.summary() for one in report.shadows)
+    return msgspec.json.encode(AdminView(view, snapshot, experiments, shadows))
 
 
 async def _snapshots(gateway: Gateway) -> AsyncIterator[bytes]:

@@ -3,6 +3,7 @@
 `Answer` is all that it sees of the client's connection. Whether there is another attempt is `Recourse`'s word.
 """
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from gateway.errors import GatewayError, Origin
@@ -30,6 +31,7 @@ from gateway.serving.prefixes.sampler import Specimen
 from gateway.serving.rejection import rejection_error
 from gateway.serving.relay import StreamRelay
 from gateway.serving.request_log import RequestLog, request_line
+from gateway.serving.shadowing.mirror import Copied, Mirror
 from gateway.serving.stored_responses import unknown_response
 from gateway.tenancy.tenant import Tenant, Visit
 from gateway.wire.request import Endpoint, InferenceRequest, parse
@@ -73,6 +75,7 @@ class Exchange:
         self._broken: Broken | None = None
         self._specimen: Specimen | None = None
         self._participant: Participant | None = None
+        self._mirrors: Sequence[Mirror] = ()
         self._entry = None if gateway.journal is None else Entry(endpoint, self._tenant, request.began_at)
 
     async def run(self) -> None:
@@ -139,6 +142,8 @@ class Exchange:
         participant = self._participant
         if participant is not None:
             participant.learn(fact)
+        for mirror in self._mirrors:
+            mirror.learn(fact)
         if isinstance(fact, (Finished, Refused)):
             self._over = True
             if participant is not None:
@@ -197,6 +202,9 @@ class Exchange:
             kept=kept,
             asked=asked,
         )
+        if gateway.shadows.lines and isinstance(first.answer, Decision):
+            copied = Copied(self._endpoint, self._headers, self._request.body, request, self._visit, asked)
+            self._mirrors = gateway.shadows.offer(copied, first.answer)
         placed: Placed | None = first
         while placed is not None and isinstance(placed.answer, Decision):
             running = self._dispatch(placed.answer, sending, route_at, received_at, placed.held_s)
@@ -260,6 +268,7 @@ class Exchange:
         if running.reply is not None:
             answer.whole(running.response.status, headers, running.first)
             self._stored(running, running.reply.response_id)
+            self._answered([running.first])
             attempt.finish(Outcome.COMPLETED, running.reply.usage, timing=running.reply.timing)
             return None
         watcher, dialect = running.watcher, running.backend.dialect
@@ -268,9 +277,15 @@ class Exchange:
         broken = await relay.run(headers, running.first)
         self._stored(running, watcher.response_id)
         if broken is None:
+            self._answered(self._transcript.pieces if self._transcript is not None and self._transcript.whole else None)
             attempt.finish(Outcome.COMPLETED, watcher.usage, watcher.content_frames, watcher.timing)
             answer.end()
         return broken
+
+    def _answered(self, pieces: Sequence[bytes] | None) -> None:
+        """All that the client was sent, if that was kept: for a comparison with its copies."""
+        for mirror in self._mirrors:
+            mirror.answered(pieces)
 
     async def _onward(self, course: Course, running: Try) -> tuple[Sending, Placed | None]:
         """What goes on with the stream that broke off, and where; nowhere where it ends here."""

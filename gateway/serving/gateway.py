@@ -13,6 +13,7 @@ from engines.dialect import Dialect
 from engines.registry import dialect
 from engines.reports import EngineCall
 from gateway.config import Config
+from gateway.config.launch_specs import event_ports
 from gateway.journal.entry import Entry
 from gateway.routing.facts import Fact, ReplicaDown, ReplicaRestarted
 from gateway.routing.queue_limits import QueueLimits
@@ -33,6 +34,7 @@ from gateway.serving.placing import Placer
 from gateway.serving.prefixes.sampler import Sampler
 from gateway.serving.recourse import Recourse
 from gateway.serving.request_log import RequestLog
+from gateway.serving.shadowing.shadows import Shadows
 from gateway.serving.sharing.channel import Channel
 from gateway.serving.sharing.sharer import Sharer
 from gateway.serving.tls import EngineTls
@@ -98,6 +100,8 @@ class Gateway:
         )
         self.experiments = Experiments(self.router, self.clock, store)
         self.experiments.follow(plan.trials, config.pools, plan.members)
+        self.shadows = Shadows(self.clock, Random(seed))
+        self.shadows.configure(config.shadows)
         self.placer = Placer(self.router, self.clock)
         self.recourse = Recourse(config.retry, routing.max_attempts, Random(seed))
         self.tls = EngineTls(config.pools)
@@ -153,6 +157,7 @@ class Gateway:
         self.models = {pool.name: pool.model for pool in config.pools}
         self._encodings = {pool.name: pool.encoding for pool in config.pools}
         self.hot = self.hot if self.hot is not None and self.hot.is_of(config) else hot_families(config)
+        self.shadows.configure(config.shadows)
         self.feeds.configure(config)
         if self.journal is not None:
             self.journal.configure(config.pools)
@@ -226,7 +231,8 @@ class Gateway:
         if replica.cache.broken is not None:
             warnings.append(replica.cache.broken.sentence)
         if replica.description.publishes_events is False and self.feeds.wanted(replica.pool):
-            flags = backend.dialect.measuring_flags()
+            pool = next(one for one in self.config.pools if one.name == replica.pool)
+            flags = backend.dialect.measuring_flags(event_ports(pool, backend.url))
             flag, value = flags[flags.index(EVENTS_FLAG) :][:2]
             warnings.append(f"it publishes no KV events, so what it caches is guessed: restart with {flag} '{value}'")
         return warnings + self.feeds.warnings(replica.name) + self.token_differences.get(replica.name, [])

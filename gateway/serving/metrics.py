@@ -16,12 +16,13 @@ from prometheus_client.registry import Collector
 
 from gateway.routing.facts import Cause
 from gateway.routing.health import BREAKER_STATES, BreakerState
-from gateway.routing.histogram import Histogram
 from gateway.routing.queue_view import QueueView
 from gateway.routing.snapshot import ReplicaView, SeriesView, Snapshot, WaterfallView
 from gateway.serving.events.intake import FeedStatus
 from gateway.serving.process_figures import as_metrics
 from gateway.serving.report import Report
+from gateway.serving.shadowing.metrics import shadow_metrics
+from gateway.serving.shadowing.tally import ShadowFigures
 from gateway.serving.sharing.status import SharingStatus
 from gateway.serving.tenant_figures import TenantView, tenant_metrics
 
@@ -47,6 +48,7 @@ def registry(report: Report) -> CollectorRegistry:
     made.register(ProcessesCollector(report))
     made.register(SharingCollector(report.sharing))
     made.register(TenantsCollector(report.tenants))
+    made.register(ShadowsCollector(report.shadows))
     PlatformCollector(registry=made)
     return made
 
@@ -99,6 +101,21 @@ class TenantsCollector(Collector):
         return tenant_metrics(self._tenants)
 
 
+class ShadowsCollector(Collector):
+    """What came of copies."""
+
+    def __init__(self, shadows: tuple[ShadowFigures, ...]) -> None:
+        self._shadows = shadows
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing up front."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        return shadow_metrics(self._shadows)
+
+
 class SourcesCollector(Collector):
     """What knowledge of caches is made of, event feeds and token ids; and what is written down of requests."""
 
@@ -114,6 +131,7 @@ class SourcesCollector(Collector):
         yield from self._feeds()
         yield from self._tokens()
         yield from self._journal()
+        yield from self._observations()
 
     def _feeds(self) -> Iterator[Metric]:
         readings: dict[str, tuple[str, Callable[[FeedStatus], int]]] = {
@@ -162,6 +180,13 @@ class SourcesCollector(Collector):
         for result, count in self._report.journal.items():
             lines.add_metric((result,), count)
         yield lines
+
+    def _observations(self) -> Iterator[Metric]:
+        text = "Requests observed for an experiment, by what became of the observation"
+        rows = CounterMetricFamily("prefixgate_experiment_observations", text, labels=("result",))
+        for result, count in self._report.observations.items():
+            rows.add_metric((result,), count)
+        yield rows
 
 
 class ProcessesCollector(Collector):
@@ -268,7 +293,7 @@ def _histograms(series: tuple[SeriesView, ...]) -> Iterator[Metric]:
         family = HistogramMetricFamily(f"prefixgate_{name}", documentation, labels=LABELS)
         for one in series:
             histogram = one.histograms[name]
-            family.add_metric((one.pool, one.replica, one.model), _buckets(histogram), histogram.total)
+            family.add_metric((one.pool, one.replica, one.model), histogram.buckets(), histogram.total)
         yield family
 
 
@@ -289,7 +314,7 @@ def _queue(queue: QueueView) -> Iterator[Metric]:
         depth.add_metric((one.priority,), one.depth)
         tokens.add_metric((one.priority,), one.waiting_tokens)
         tenants.add_metric((one.priority,), one.tenants)
-        waits.add_metric((one.priority,), _buckets(one.waits), one.waits.total)
+        waits.add_metric((one.priority,), one.waits.buckets(), one.waits.total)
         for reason, count in one.shed.items():
             shed.add_metric((reason, one.priority), count)
     for model, per_s in queue.drain.items():
@@ -311,16 +336,6 @@ def _tenants(tenants: tuple[WaterfallView, ...]) -> Iterator[Metric]:
         cached.add_metric((one.name, "routed"), one.routed_tokens)
         cached.add_metric((one.name, "delivered"), one.delivered_tokens)
     yield from (prompt, cached)
-
-
-def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    buckets: list[tuple[str, float]] = []
-    cumulated = 0
-    for bound, count in zip(histogram.bounds, histogram.counts, strict=False):
-        cumulated += count
-        buckets.append((str(float(bound)), cumulated))
-    buckets.append(("+Inf", cumulated + histogram.counts[-1]))
-    return buckets
 
 
 def _troubles(replicas: tuple[ReplicaView, ...]) -> Iterator[Metric]:

@@ -24,6 +24,7 @@ from gateway.serving.process_figures import (
     merged_figures,
     own_figures,
 )
+from gateway.serving.shadowing.tally import ShadowFigures, merged_shadows
 from gateway.serving.sharing.status import SharingStatus, merged_status
 from gateway.serving.tenant_figures import TenantView, merged_tenants, tenant_views
 from gateway.serving.tokenise.counts import TokenCounts
@@ -64,6 +65,7 @@ class Report(msgspec.Struct, frozen=True):
     workers: tuple[WorkerView, ...]
     sharing: SharingStatus = SharingStatus()
     tenants: tuple[TenantView, ...] = ()
+    shadows: tuple[ShadowFigures, ...] = ()
     observations: dict[str, int] = {}
     headlines: dict[str, Headline] = {}
 
@@ -87,6 +89,7 @@ class Report(msgspec.Struct, frozen=True):
             headlines={},
             sharing=self.sharing.counted(),
             tenants=tuple(one.counted() for one in self.tenants),
+            shadows=tuple(one.counted() for one in self.shadows),
         )
 
 
@@ -124,6 +127,7 @@ def own_report(gateway: Gateway) -> Report:
         tenants=() if gateway.tenancy is None else tenant_views(gateway.tenancy),
         observations=gateway.experiments.counts,
         headlines=gateway.experiments.headlines,
+        shadows=gateway.shadows.figures(),
     )
 
 
@@ -150,6 +154,7 @@ def merged_reports(reports: Sequence[Report]) -> Report:
         tenants=merged_tenants([one.tenants for one in reports]),
         observations=_summed(one.observations for one in reports),
         headlines=_newest(one.headlines for one in reports),
+        shadows=merged_shadows([one.shadows for one in reports]),
     )
 
 

@@ -20,6 +20,7 @@ from gateway.serving.admin_guard import configured_guard
 from gateway.serving.discovery.finder import Discovery
 from gateway.serving.experiments.guarding import Guarding
 from gateway.serving.experiments.place import kept_in, trials_in
+from gateway.serving.experiments.probing import Probing
 from gateway.serving.framework import framework
 from gateway.serving.front.connection import LINGER_S, ClientConnection
 from gateway.serving.gateway import Gateway
@@ -31,6 +32,7 @@ from gateway.serving.membership.membership import Membership
 from gateway.serving.membership.plan import Command, Plan, first_plan
 from gateway.serving.membership.reload import Reloading
 from gateway.serving.polling import Poller
+from gateway.serving.shadowing.mirroring import Mirroring
 from gateway.serving.sharing.channel import Channel
 from gateway.serving.sharing.configured import configured_channel
 from gateway.serving.tls import server_context
@@ -80,11 +82,13 @@ class RunningGateway:
         membership: Membership,
         reloading: Reloading,
         warmer: Warmer,
+        probing: Probing,
     ) -> None:
         self.gateway = gateway
         self.membership = membership
         self.reloading = reloading
         self.warmer = warmer
+        self.probing = probing
         self.url = ""
         self.admin_url = ""
         self._servers = servers
@@ -183,13 +187,13 @@ async def _running(
     poller = Poller(gateway)
     membership = Membership(gateway, poller, plan, ports)
     reloading = Reloading(gateway, membership, source)
-    warmer = Warmer(gateway)
+    warmer, mirroring = Warmer(gateway), Mirroring(gateway)
     for server, port in zip(servers, ports, strict=True):
         server.shares_port = config.server.reuse_port
         state = port.app.state
         state.membership, state.reloading, state.warmer, state.history = membership, reloading, warmer, history
     discovery = Discovery(gateway, membership)
-    guarding = Guarding(gateway, membership)
+    guarding, probing = Guarding(gateway, membership), Probing(gateway, membership)
     await poller.start()
     await gateway.share_over(channel)
     discovery.configure(config)
@@ -197,7 +201,7 @@ async def _running(
     tasks = [
         asyncio.create_task(server.serve(sockets=[listener])) for server, listener in zip(servers, sockets, strict=True)
     ]
-    run = RunningGateway(gateway, servers, ports, membership, reloading, warmer)
+    run = RunningGateway(gateway, servers, ports, membership, reloading, warmer, probing)
     run.url, run.admin_url = [listening.url(config.server, one) for one in (sockets[0], sockets[-1])]
     try:
         while not all(server.started for server in servers):  # noqa: ASYNC110 - uvicorn has a flag, no event
@@ -210,6 +214,8 @@ async def _running(
         await recorder.close()
         await discovery.close()
         await guarding.close()
+        await probing.close()
+        await mirroring.close()
         await warmer.close()
         await membership.close()
         await poller.stop()

@@ -78,6 +78,18 @@ def test_the_overload_benchmark_prints_its_figures() -> None:
 
 
 @pytest.mark.slow
+def test_the_experiments_benchmark_prints_its_table() -> None:
+    """With so few seeds chance decides what is missed."""
+    bench = Path(__file__).with_name("bench_experiments.py")
+    command = [sys.executable, str(bench), "--seeds", "3", "--peeks", "3", "--processes", "1"]
+    root = Path(__file__).parents[2]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=root, check=False)
+    assert ended.returncode in (0, 1), ended.stderr
+    for figure in ("false verdict at any look", "interval holds the truth", "slower is found", "is a tie in the end"):
+        assert figure in ended.stdout
+
+
+@pytest.mark.slow
 def test_the_checkpoint_benchmark_prints_its_figures() -> None:
     shown = json.loads(shown_by("bench_checkpoint.py", "--gb", "0.05", "--shards", "5", "--json"))
     assert (shown["shards"], shown["reverse_is_the_base"], shown["linked_shards_are_the_bases"]) == (5, True, True)

@@ -30,9 +30,10 @@ def engines() -> Iterator[dict[str, str]]:
 def config(engines: dict[str, str], tmp_path: Path) -> Path:
     """A configuration of both, that wishes for another chunk size than SGLang runs with."""
     path = tmp_path / "gateway.toml"
+    wishes = {"vllm": "long_prefill_threshold = 2048", "sglang": "max_prefill_tokens = 32768\nmixed_chunk = true"}
     pools = "".join(
         f'[[pools]]\nname = "{name}"\nengine = "{name}"\nmodel = "{MODEL}"\nreplicas = ["{url}"]\n'
-        "[pools.prefill]\nchunk_tokens = 8192\n"
+        f"[pools.prefill]\nchunk_tokens = 8192\n{wishes[name]}\n"
         for name, url in engines.items()
     )
     path.write_text("[server]\nport = 0\n" + pools)
@@ -48,6 +49,10 @@ def test_check_prints_what_replicas_report(config: Path, capsys: pytest.CaptureF
     assert by_name["sglang-0"]["replica"]["prefill_actual"]["chunk_tokens"] == 4096
     assert any("8192" in warning and "4096" in warning for warning in by_name["sglang-0"]["warnings"])
     assert not any("4096" in warning for warning in by_name["vllm-0"]["warnings"])
+    asked = [warning for warning in by_name["vllm-0"]["warnings"] if "answers do not say" in warning]
+    assert asked == [
+        "answers do not say how long prefill took without the queue: restart with --enable-per-request-metrics"
+    ]
 
 
 def test_check_for_people(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,6 +61,10 @@ def test_check_for_people(config: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "vllm-0" in shown
     assert "block 256" in shown
     assert "warning: chunk is 4096" in shown
+    assert "chunk 8,192, long-prefill threshold 0 (wished 2,048)," in shown
+    assert (
+        "chunk 4,096 (wished 8,192), max prefill tokens 16,384 (wished 32,768), mixed chunk off (wished on)," in shown
+    )
 
 
 def test_check_names_a_model_that_the_engine_does_not_serve(

@@ -16,6 +16,8 @@ from patience import until
 from processes import prefixgate
 from prometheus import prometheus_over
 
+from engines.launch.drop_in import drop_in
+from engines.launch.launcher import LaunchSpec
 from gateway.config import parse
 from gateway.monitoring.alerts import alerts
 from gateway.monitoring.panels import rows
@@ -132,18 +134,34 @@ def test_compose_reads_its_file(tmp_path: Path, profile: str, service: str) -> N
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
-    unit = (DEPLOY / "systemd" / "prefixgate.service").read_text(encoding="utf-8")
-    (tmp_path / "prefixgate.service").write_text(unit.replace("/opt/prefixgate/bin/prefixgate", "/bin/true"))
+@pytest.mark.parametrize("name", ["prefixgate.service", "prefixgate-engines@.service", "vllm@.service"])
+def test_systemd_takes_the_unit(tmp_path: Path, name: str) -> None:
+    unit = (DEPLOY / "systemd" / name).read_text(encoding="utf-8")
+    (tmp_path / name).write_text(unit.replace("/opt/prefixgate/bin/prefixgate", "/bin/true"))
     verified = subprocess.run(
-        ["systemd-analyze", "verify", str(tmp_path / "prefixgate.service")],
+        ["systemd-analyze", "verify", str(tmp_path / name.replace("@", "@pool"))],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
     assert verified.returncode == 0, verified.stderr
-    assert "prefixgate.service" not in verified.stderr
+    assert name.partition(".")[0] not in verified.stderr
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")
+def test_systemd_takes_the_drop_in_of_an_engine(tmp_path: Path) -> None:
+    """Also one with words that need every kind of quoting."""
+    shutil.copy(DEPLOY / "systemd" / "vllm@.service", tmp_path)
+    folder = tmp_path / "vllm@v-0.service.d"
+    folder.mkdir()
+    words = {"model": 'a "50%" $HOME\\x;y', "env": {"A": 'b "c" %d $e'}}
+    spec = LaunchSpec(name="v-0", dialect="vllm", host="127.0.0.1", port=1, directory="/tmp", **words)  # type: ignore[arg-type]
+    (folder / "90-prefixgate.conf").write_text(drop_in(spec))
+    command = ["systemd-analyze", "verify", str(tmp_path / "vllm@v-0.service")]
+    verified = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert verified.returncode == 0, verified.stderr
+    assert "vllm@" not in verified.stderr
 
 
 def test_every_query_runs_on_a_gateway_that_prometheus_scrapes(tmp_path: Path) -> None:

@@ -177,6 +177,25 @@ def test_measuring_flags() -> None:
     assert json.loads(flags[3]) == ports
 
 
+@pytest.mark.parametrize(
+    ("answer", "flags"),
+    [
+        ({"usage": {"prompt_tokens": 9}}, ["--enable-prompt-tokens-details", "--enable-per-request-metrics"]),
+        ({"usage": {"prompt_tokens_details": {"cached_tokens": 0}}}, ["--enable-per-request-metrics"]),
+        ({"usage": {"prompt_tokens_details": None}, "metrics": {}}, ["--enable-prompt-tokens-details"]),
+        ({"usage": {"prompt_tokens_details": {}}, "metrics": {}}, []),
+        ({"usage": None}, []),
+        ([], []),
+    ],
+)
+def test_an_answer_tells_what_no_page_tells(answer: Any, flags: list[str]) -> None:
+    body = json.dumps(answer).encode()
+    sentences = VLLM.answer_warnings(body)
+    assert len(sentences) == len(flags)
+    assert all(sentence.endswith(flag) for sentence, flag in zip(sentences, flags, strict=True))
+    assert SGLANG.answer_warnings(body) == ()
+
+
 def vllm_sources(said: Any) -> tuple[EventSource, ...]:
     assert "/kv_event_sources" in VLLM.description_paths
     return VLLM.read_event_sources({"/kv_event_sources": json.dumps(said).encode()})

@@ -17,7 +17,7 @@ from gateway.serving.server import RunningGateway
 pytestmark = [pytest.mark.real_vllm, pytest.mark.filterwarnings("default")]
 
 SMALL, LARGE = 256, 2048
-REQUESTS = 120
+REQUESTS = 80
 ARMS = {f"chunk-{chunk}": {"chunk_tokens": chunk, "weight": 0.5} for chunk in (SMALL, LARGE)}
 
 
@@ -60,21 +60,21 @@ async def reported(run: RunningGateway, *arguments: str) -> tuple[int, bytes]:
 
 async def test_a_verdict_from_measured_traffic(unlike: list[RealVllm]) -> None:
     experiment = {"name": "chunks", "control": f"chunk-{SMALL}", "arms": ARMS, "warm_up_s": 0}
-    async with asyncio.timeout(900), over(unlike, {"experiments": [experiment]}) as run:
+    patient = {"interval_s": 5.0, "timeout_s": 60.0}  # on a busy machine an engine that computes is slow to answer
+    async with asyncio.timeout(900), over(unlike, {"experiments": [experiment], "polling": patient}) as run:
         rng = Random(7)
         async with httpx.AsyncClient(base_url=run.url, trust_env=False, timeout=120) as client:
             went = Counter([await ask(client, rng) for _ in range(REQUESTS)])
-        assert set(went) == {f"chunks=chunk-{SMALL}", f"chunks=chunk-{LARGE}"}  # and nobody crossed
         await asyncio.sleep(1)
         status, said = await reported(run, "--json")
         print((await reported(run))[1].decode())
     report = json.loads(said)
     assert status == 0
-    assert {arm["name"]: arm["requests"] for arm in report["arms"]} == {
-        f"chunk-{SMALL}": went[f"chunks=chunk-{SMALL}"],
-        f"chunk-{LARGE}": went[f"chunks=chunk-{LARGE}"],
-    }
     assert report["sample_ratio"]["ok"]
+    for arm in report["arms"]:
+        label = f"chunks={arm['name']}"
+        assert (arm["requests"] - arm["crossed"], arm["crossed"]) == (went[label], went[f"{label};failover"])
+        assert arm["crossed"] < 0.1 * arm["requests"]
     (verdict,) = [one for one in report["comparisons"] if one["metric"] == "ttft_p50"]
     assert verdict["verdict"] in ("better", "worse", "tie"), verdict["sentence"]
     for arm in report["arms"]:

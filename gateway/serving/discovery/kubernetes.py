@@ -3,19 +3,13 @@
 (EndpointSlice: https://kubernetes.io/docs/reference/kubernetes-api/service-resources/endpoint-slice-v1/)
 """
 
-import os
-import ssl
-from pathlib import Path
 from typing import Final
 
-import httpx
 import msgspec
 
-from gateway.config.discovery import SERVICE_ACCOUNT, KubernetesConfig
+from engines.kubernetes_api import KubernetesApi, KubernetesError
+from gateway.config.discovery import KubernetesConfig
 from gateway.serving.discovery.source import DiscoveryError, url_of
-
-TIMEOUT_S: Final = 5.0
-_NAMESPACE_FILE: Final = f"{SERVICE_ACCOUNT}/namespace"
 
 
 class Conditions(msgspec.Struct):
@@ -62,28 +56,19 @@ class KubernetesSource:
     def __init__(self, config: KubernetesConfig, scheme: str) -> None:
         self._config = config
         self._scheme = scheme
-        self._client: httpx.AsyncClient | None = None
+        self._api = KubernetesApi(config.api, config.namespace, config.token_file, config.ca_file)
 
     async def targets(self) -> set[str]:
         """One URL for each ready endpoint."""
+        query = {"labelSelector": f"kubernetes.io/service-name={self._config.service}", "resourceVersion": "0"}
         try:
-            client = self._client or self._opened()
-            token = Path(self._config.token_file).read_text(encoding="ascii").strip()  # it is renewed now and then
-            namespace = self._config.namespace or Path(_NAMESPACE_FILE).read_text(encoding="ascii").strip()
-            answer = await client.get(
-                f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices",
-                params={"labelSelector": f"kubernetes.io/service-name={self._config.service}", "resourceVersion": "0"},
-                headers={"authorization": f"Bearer {token}"},
+            answer = await self._api.ask(
+                "GET", "apis/discovery.k8s.io/v1", "endpointslices", query=query, right="list endpointslices"
             )
-        except (OSError, UnicodeDecodeError) as error:
-            raise DiscoveryError(f"the service account cannot be read: {error}") from error
-        except httpx.HTTPError as error:
-            raise DiscoveryError(f"the API server does not answer: {error or type(error).__name__}") from error
-        if answer.status_code != 200:
-            hint = " (may the service account list endpointslices?)" if answer.status_code in (401, 403) else ""
-            raise DiscoveryError(f"the API server answered {answer.status_code}{hint}")
+        except KubernetesError as error:
+            raise DiscoveryError(str(error)) from error
         try:
-            return self._urls(_SLICES.decode(answer.content))
+            return self._urls(_SLICES.decode(answer))
         except msgspec.DecodeError as error:
             raise DiscoveryError(f"the API server's answer cannot be read: {error}") from error
 
@@ -104,20 +89,6 @@ class KubernetesSource:
             return wished
         return next((one.port for one in ports if one.port and wished in (None, one.name)), None)
 
-    def _opened(self) -> httpx.AsyncClient:
-        url = self._config.api
-        if url is None:
-            host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
-            if not host:
-                raise DiscoveryError("this is no Kubernetes pod (KUBERNETES_SERVICE_HOST is not set): say `api`")
-            url = url_of("https", host, int(port))
-        verify: ssl.SSLContext | bool = True
-        if url.startswith("https:"):
-            verify = ssl.create_default_context(cafile=self._config.ca_file)
-        self._client = httpx.AsyncClient(base_url=url, verify=verify, timeout=TIMEOUT_S, trust_env=False)
-        return self._client
-
     async def close(self) -> None:
         """Close the connection."""
-        if self._client is not None:
-            await self._client.aclose()
+        await self._api.close()

@@ -1,6 +1,7 @@
 """The terms of a trial: its definition, with what the fleet says of its arms' GPUs and their price; pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeVar
 
 from gateway.config.experiments import ArmConfig
 from gateway.config.pools import PoolConfig
@@ -13,7 +14,7 @@ def terms_of(trial: Trial, pools: Sequence[PoolConfig], members: Sequence[Member
     """By what it is judged with these replicas; how long it has run is for whoever judges it to say."""
     definition = trial.definition
     named = {pool.name: pool for pool in pools}
-    replicas = {name: _replicas(arm, members) for name, arm in definition.table.items()}
+    replicas = {name: replicas_of(arm, members) for name, arm in definition.table.items()}
     rails = definition.guardrails
     return Terms(
         arms=tuple(
@@ -30,7 +31,27 @@ def terms_of(trial: Trial, pools: Sequence[PoolConfig], members: Sequence[Member
     )
 
 
-def _replicas(arm: ArmConfig, members: Sequence[Member]) -> list[Member]:
+class Named(Protocol):
+    """A replica, as far as arms name it."""
+
+    @property
+    def name(self) -> str:
+        """Unique in the fleet."""
+
+    @property
+    def pool(self) -> str:
+        """Its pool's name."""
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+
+
+Replica = TypeVar("Replica", bound=Named)
+
+
+def replicas_of(arm: ArmConfig, members: Iterable[Replica]) -> list[Replica]:
+    """Those that the arm names."""
     urls = [url.rstrip("/") for url in arm.replicas]
     return [
         one

@@ -36,10 +36,12 @@ class Recorder:
         self.counts = {"written": 0, "dropped": 0, "failed": 0}
         """Observations so far, by what became of them."""
         self._trouble: str | None = None
-        self._queue: queue.Queue[Observed | Work | None] = queue.Queue(QUEUE_ROWS)
+        self._queue: queue.SimpleQueue[Observed | Work | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
         self._store: Store | None = None
+        self._owed: list[Work] = []
+        """How experiments stand, as far as the disk did not take it: a restart must not find one running again."""
 
     def add(self, row: Observed) -> None:
         """Have it written; never waits."""
@@ -68,22 +70,21 @@ class Recorder:
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        self._queue.put(None, timeout=CLOSE_S)
+        self._queue.put(None)
         thread.join(CLOSE_S)
         if thread.is_alive():
             _log.warning("the store of experiments does not answer: about %d rows are lost", self._queue.qsize())
 
     def _put(self, what: Observed | Work) -> None:
+        if isinstance(what, Observed) and (self._closed or self._queue.qsize() >= QUEUE_ROWS):
+            self.counts["dropped"] += 1
+            return
         if self._closed:
-            self.counts["dropped"] += isinstance(what, Observed)
             return
         if self._thread is None:
             self._thread = threading.Thread(target=self._write_all, name="prefixgate-experiments", daemon=True)
             self._thread.start()
-        try:
-            self._queue.put_nowait(what)
-        except queue.Full:
-            self.counts["dropped"] += 1
+        self._queue.put(what)
 
     # ── in the thread ────────────────────────────────────────────────────────────────────────────
 
@@ -106,14 +107,17 @@ class Recorder:
 
     def _write(self, waiting: Sequence[Observed | Work]) -> None:
         """In order: rows between two other pieces of work together."""
+        while self._owed and self._do(self._owed[0]):
+            del self._owed[0]
         rows: list[Observed] = []
         for one in waiting:
             if isinstance(one, Observed):
                 rows.append(one)
-            else:
-                self._add(rows)
-                rows = []
-                self._do(one)
+                continue
+            self._add(rows)
+            rows = []
+            if self._owed or not self._do(one):
+                self._owed.append(one)
         self._add(rows)
 
     def _add(self, rows: Sequence[Observed]) -> None:

@@ -86,11 +86,18 @@ class Store:
             raise StoreError(f"{path} cannot be used: there is no such file")
         try:
             self._db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise self.failure(error) from error
+        try:
             if writes:
                 self._make()
             self._check()
         except sqlite3.Error as error:
+            self._db.close()
             raise self.failure(error) from error
+        except StoreError:
+            self._db.close()
+            raise
 
     def _make(self) -> None:
         self._share()
@@ -114,7 +121,6 @@ class Store:
     def _check(self) -> None:
         (version,) = self._db.execute("pragma user_version").fetchone()
         if version != VERSION:
-            self._db.close()
             raise StoreError(f"{self.path} is no store of experiments that this version can read")
 
     def close(self) -> None:
@@ -154,11 +160,13 @@ class Store:
 
     def trim(self, most: int = MOST_OBSERVATIONS, most_of_stopped: int = MOST_OF_STOPPED) -> None:
         """Make room: whole units of the experiments that have too much, the oldest rows of stopped ones."""
-        counts = dict(self._db.execute("select experiment, count(*) from observations group by experiment"))
+        with self._transaction() as db:  # what a process wrote that did not know yet that they are gone
+            db.execute("delete from observations where experiment not in (select name from trials)")
+        counts: dict[str, int] = dict(self._rows("select experiment, count(*) from observations group by experiment"))
         for name, count in counts.items():
             if count > most:
                 self._thin(name)
-        stopped = [name for (name,) in self._db.execute("select name from trials where not running")]
+        stopped = [name for (name,) in self._rows("select name from trials where not running")]
         surplus = sum(counts.get(name, 0) for name in stopped) - most_of_stopped
         if surplus > 0:
             marks = ",".join("?" * len(stopped))

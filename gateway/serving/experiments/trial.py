@@ -11,7 +11,8 @@ import msgspec
 from gateway.config.experiments import ExperimentConfig
 from gateway.serving.membership.refusal import PlanError
 
-FILE, API = "file", "api"
+FILE, API, LEFT = "file", "api", "left"
+"""By whose word an experiment is there; the last one is no longer in the file that it was in."""
 RUNNING, STOPPED, WAITING = "running", "stopped", "waiting"
 
 
@@ -107,16 +108,19 @@ class Event(NamedTuple):
 
 
 def of_file(definitions: Sequence[ExperimentConfig], known: Trials, at: float) -> Trials:
-    """The trials when the file says this: its own first, in its order, then those of the API."""
+    """The trials when the file says this: its own first, in its order, then those of the API.
+
+    What the file no longer names is stopped, and what was observed of it stays until it is forgotten.
+    """
     before = {trial.name: trial for trial in known}
     made = []
     for definition in definitions:
         old = before.pop(definition.name, None)
-        if old is None:
+        if old is None or old.origin == LEFT:
             made.append(_first(definition, FILE, at))
         else:
             made.append(msgspec.structs.replace(_redefined(old, definition, at), origin=FILE))
-    return (*made, *(trial for trial in before.values() if trial.origin == API))
+    return (*made, *(_left(trial, at) if trial.origin == FILE else trial for trial in before.values()))
 
 
 def after(trials: Trials, command: TrialCommand) -> Trials:
@@ -133,11 +137,7 @@ def after(trials: Trials, command: TrialCommand) -> Trials:
                 return trials
             return _with(trials, _begun(trial, command.at))
         case End():
-            trial = _known(trials, command.name)
-            if trial.state == STOPPED:
-                return trials
-            at, why = command.at, command.why
-            return _with(trials, msgspec.structs.replace(trial, state=STOPPED, why=why, ended_at=at, changed_at=at))
+            return _with(trials, _ended(_known(trials, command.name), command.at, command.why))
         case EndArm():
             return _with(trials, _without(_known(trials, command.name), command))
         case Forget():
@@ -191,6 +191,16 @@ def _begun(trial: Trial, at: float) -> Trial:
     return msgspec.structs.replace(
         trial, state=RUNNING, why="", began_at=at, counts_from=at, ended_at=0.0, stopped_arms=(), changed_at=at
     )
+
+
+def _ended(trial: Trial, at: float, why: str) -> Trial:
+    if trial.state == STOPPED:
+        return trial
+    return msgspec.structs.replace(trial, state=STOPPED, why=why, ended_at=at, changed_at=at)
+
+
+def _left(trial: Trial, at: float) -> Trial:
+    return msgspec.structs.replace(_ended(trial, at, "the file names it no longer"), origin=LEFT, changed_at=at)
 
 
 def _redefined(trial: Trial, definition: ExperimentConfig, at: float) -> Trial:

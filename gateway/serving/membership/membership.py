@@ -1,6 +1,7 @@
 """Membership: has the running gateway be as the plan says, command by command; does I/O."""
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -193,4 +194,4 @@ def _same(member: Member, here: Member) -> bool:
 
 def _bare(plan: Plan) -> list[PoolSpec]:
     """The pools without their replicas, which come and go by themselves."""
-    return [PoolSpec(one.name, one.model, (), one.prefill, one.encoding) for one in plan.specs()]
+    return [dataclasses.replace(one, replicas=()) for one in plan.specs()]

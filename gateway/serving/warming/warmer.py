@@ -14,14 +14,14 @@ import msgspec
 
 from engines.reports import Usage
 from gateway.routing.decision import Decision, Held, RouteRequest
-from gateway.routing.facts import Outcome, Withdrawn
-from gateway.serving.attempt import Attempt
-from gateway.serving.engine_client import EngineGoneError, EngineUnreachableError
+from gateway.routing.facts import Fact, Finished, Withdrawn
+from gateway.serving.attempting import Sending
+from gateway.serving.errand import run_errand
+from gateway.serving.failure import AttemptLostError
 from gateway.serving.gateway import Backend, Gateway
-from gateway.serving.headers import HeaderList
 from gateway.serving.warming.families import HotFamily
 from gateway.wire.prefill_only import prefill_only
-from gateway.wire.reply import read_reply
+from gateway.wire.request import parse
 
 AT_ONCE: Final = 2
 BUSY_MS: Final = 50.0
@@ -31,7 +31,6 @@ PATIENCE_S: Final = 60.0
 """What is not prefilled by then is not needed any more."""
 KNOWN_SHARE: Final = 0.8
 """A prompt of which so much is believed to be there needs no prefilling."""
-_MOST_REPLY_BYTES: Final = 1 << 20
 
 _log: Final = logging.getLogger("prefixgate")
 
@@ -109,22 +108,22 @@ class Warmer:
         decision = await self._decided(family, aim)
         if decision is None:
             return False
-        gateway = self._gateway
-        backend = gateway.backends[decision.chosen.replica]
-        attempt = Attempt(decision, gateway.observe, gateway.clock)
-        attempt.dispatched(0.0, 0.0, 0.0)
+        request = parse(family.endpoint, body)
+        headers = [(b"content-type", b"application/json")]
+        sending = Sending(family.endpoint, headers, body, request, decision.request_id, None, kept=False)
+        usage: Usage | None = None
+
+        def observe(fact: Fact) -> None:
+            nonlocal usage
+            self._gateway.observe(fact)
+            if isinstance(fact, Finished):
+                usage = fact.usage
+
         try:
-            usage = await self._send(backend, decision.request_id, family, body)
-        except EngineGoneError as error:
-            if isinstance(error, EngineUnreachableError):
-                gateway.unreachable(backend, str(error))
-            attempt.finish(Outcome.ENGINE_FAILED)
+            await run_errand(self._gateway, decision, sending, observe, lambda _: None)
+        except AttemptLostError:
             return False
-        else:
-            attempt.finish(Outcome.COMPLETED if usage is not None else Outcome.ENGINE_REJECTED, usage)
-            return usage is not None
-        finally:
-            attempt.finish(Outcome.REJECTED)  # reached with the attempt open only by cancellation or a bug of ours
+        return usage is not None
 
     async def _decided(self, family: HotFamily, aim: Aim) -> Decision | None:
         """Where it goes, booked there, once the replica is not busy; None where nobody needs it or can take it."""
@@ -146,19 +145,6 @@ class Warmer:
         if isinstance(decision, Held):
             gateway.observe(Withdrawn(decision.ticket, now))
         return decision if isinstance(decision, Decision) else None
-
-    async def _send(self, backend: Backend, name: str, family: HotFamily, body: bytes) -> Usage | None:
-        """The engine's word on the prompt, where it took it. Raises EngineGoneError."""
-        headers: HeaderList = [(b"content-type", b"application/json"), *backend.credentials]
-        header = backend.dialect.request_id_header(name)
-        if header is not None:
-            headers.append((header[0].encode(), header[1].encode()))
-        response = await self._gateway.engines.send(backend.url, "POST", family.endpoint, headers, body)
-        try:
-            reply = read_reply(family.endpoint, await response.body(_MOST_REPLY_BYTES))
-        finally:
-            response.close()
-        return reply.usage if response.status == 200 and reply is not None else None
 
     def _ended(self, replica: str, task: asyncio.Task[int]) -> None:
         if self._running.get(replica) is task:

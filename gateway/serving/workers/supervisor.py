@@ -81,14 +81,14 @@ class Supervisor:
         server_context(config.server)
         self._notices = tuple(config.notices())
         config, self._environment = with_drawn_salts(config)
-        self._kept = ExitStack()
-        self._store = self._kept.enter_context(kept_in(config))
-        self._plan = first_plan(config, trials_in(self._store), time.time())
         self._source = source
         self._server = config.server
         self._say = say
         self._started_at = time.time()
         self._workers = _workers_on(config)
+        self._kept = ExitStack()
+        self._store = self._kept.enter_context(kept_in(config))
+        self._plan = first_plan(config, trials_in(self._store), time.time())
         self._switchboard = Switchboard(config.server.workers)
         self._hub = None if config.state.redis_url else Hub()
         self._said: tuple[str, ...] | None = None

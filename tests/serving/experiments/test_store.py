@@ -118,6 +118,7 @@ def test_several_processes_write_at_once(tmp_path: Path) -> None:
 def test_a_disk_that_takes_nothing_costs_a_notice_and_no_more(tmp_path: Path) -> None:
     folder = tmp_path / "there"
     recorder = Recorder(folder / "s")
+    recorder.keep([(TRIAL, TERMS)], [])
     recorder.add(observed(1))
     deadline = time.monotonic() + 10
     while not recorder.notices() and time.monotonic() < deadline:
@@ -130,6 +131,7 @@ def test_a_disk_that_takes_nothing_costs_a_notice_and_no_more(tmp_path: Path) ->
     assert recorder.notices() == ["1 observations of experiments could not be written"]
     recorder.add(observed(3))
     assert recorder.counts["dropped"] == 1
+    assert known_trials(folder / "s") == (TRIAL,)  # once there was room
 
 
 def test_without_experiments_there_is_no_file(tmp_path: Path) -> None:

@@ -72,12 +72,21 @@ def test_a_guardrail_stops_an_arm_once_and_never_the_control() -> None:
         after(trials, EndArm("e", "c", 9.0, "no"))
 
 
+def test_what_leaves_the_file_is_stopped_and_kept_and_begins_anew_when_it_is_back() -> None:
+    left = of_file([], of_file([E], (), 7.0), 9.0)
+    assert [(one.state, one.why, one.ended_at) for one in left] == [(STOPPED, "the file names it no longer", 9.0)]
+    assert of_file([], left, 10.0) == left
+    back = of_file([E], left, 11.0)
+    assert [(one.state, one.counts_from) for one in back] == [(RUNNING, 11.0)]
+    assert after(left, Forget("e")) == ()
+
+
 def test_what_the_api_made_survives_reloads_until_it_is_forgotten() -> None:
     api = ExperimentConfig("x", {"p": ArmConfig(policy="prefix"), "t": ArmConfig(policy="ttft")})
     trials = after(of_file([E], (), 7.0), Define(api, 8.0))
     reloaded = of_file([], trials, 9.0)
-    assert [one.name for one in reloaded] == ["x"]
-    assert after(reloaded, Forget("x")) == ()
+    assert [(one.name, one.state) for one in reloaded] == [("e", STOPPED), ("x", RUNNING)]
+    assert [one.name for one in after(reloaded, Forget("x"))] == ["e"]
     with pytest.raises(PlanError, match="configuration file's"):
         after(trials, Forget("e"))
     with pytest.raises(PlanError, match="no experiment `y`"):
