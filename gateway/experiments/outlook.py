@@ -1,15 +1,17 @@
 """What a comparison would be with more units of the same kind: how far its interval reaches, what it can find; pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, inf, log, sqrt
 from typing import Final
 
-from scipy.special import nctdtr
+from scipy.special import chdtri, nctdtr
 
 from gateway.experiments.always_valid import ENDLESS, EXPECTED, Contrast, boundary, student
 
 _FAR: Final = 1e9
 _MOST_TIMES: Final = 1e6
+_CAUTION: Final = 0.75
+"""How surely the true error is no larger than the one that power is promised for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +51,16 @@ class Outlook:
         """The chance, at least, that a true difference is found by then.
 
         Found: the interval leaves out 0 and the change is seen as more than `least`. That is the chance at that one
-        look; looks before it add a little.
+        look; looks before it add a little. The error is taken for as large as it may well be: it was estimated, and an
+        average promise would be too high.
         """
-        error, degrees = self.error / sqrt(times), self.degrees * times
-        needed = max(self.reach(times), least)
-        if not needed < inf or degrees < 1:
+        if self.degrees < 1 or not self.error < inf:
             return 0.0
-        return float(1.0 - nctdtr(degrees, min(abs(difference) / error, ENDLESS), needed / error))
+        likely = replace(self, error=self.error * sqrt(self.degrees / float(chdtri(self.degrees, _CAUTION))))
+        error, needed = likely.error / sqrt(times), max(likely.reach(times), least)
+        if not needed < inf:
+            return 0.0
+        return float(1.0 - nctdtr(self.degrees * times, min(abs(difference) / error, ENDLESS), needed / error))
 
 
 def outlook(between: Contrast, alpha: float) -> Outlook:

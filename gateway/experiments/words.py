@@ -8,7 +8,9 @@ from gateway.experiments.terms import Terms
 
 def amount(value: float, scale: Scale) -> str:
     """A change without its sign: "12.3 %" or "2.1 points"."""
-    return f"{abs(value) * 100:.3g} {'%' if scale == 'relative' else 'points'}"
+    size = abs(value) * 100
+    digits = 0 if size >= 100 else 1 if size >= 1 else 2
+    return f"{round(size, digits):,g} {'%' if scale == 'relative' else 'points'}"
 
 
 def signed(value: float, scale: Scale) -> str:

@@ -152,14 +152,6 @@ def _one_series(views: Sequence[SeriesView], ttfts: Ttfts) -> SeriesView:
     )
 
 
-def _summed(tallies: Iterable[dict[str, int]]) -> dict[str, int]:
-    together: dict[str, int] = {}
-    for tally in tallies:
-        for name, count in tally.items():
-            together[name] = together.get(name, 0) + count
-    return together
-
-
 def _largest(falls: Iterable[WaterfallView], count: int) -> tuple[WaterfallView, ...]:
     """Those of the same name together, those with most prompt tokens first, and all others under ""."""
     together: dict[str, list[WaterfallView]] = {}

@@ -57,7 +57,7 @@ FOUND_IN = {
 }
 TIED_IN = {
     "requests of alike prompts": Traffic(24_000, size=0, prompt_spread=0.1, noise=0.2),
-    "sessions of alike prompts": Traffic(30_000, size=1, size_spread=0.5, prompt_spread=0.1, noise=0.1),
+    "sessions of alike prompts": Traffic(40_000, size=1, size_spread=0.5, prompt_spread=0.1, noise=0.1),
 }
 
 
@@ -77,7 +77,7 @@ class Line:
         return self.least <= self.seen <= self.most
 
     def __str__(self) -> str:
-        wanted = f"{self.least:.1%} to {self.most:.1%}" if self.least else f"at most {self.most:.1%}"
+        wanted = f"{self.least:.1%} to {self.most:.1%}" if self.least or self.most == 1 else f"at most {self.most:.1%}"
         return (
             f"{self.what:44} {self.traffic:32} {wanted:>18} {self.seen:8.1%}  "
             f"{'ok    ' if self.good else 'MISSED'} {self.remark}"
