@@ -92,7 +92,7 @@ def test_a_request_is_explained(fleet: Fleet, page: Any) -> None:
     expect(dialog.locator("tbody tr")).to_have_count(len(told["candidates"]))
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
-    assert page.url.endswith("#/requests")
+    expect(page).to_have_url(re.compile("#/requests$"))
     fleet.flows.set()
 
 
