@@ -50,14 +50,22 @@ lint: $(VENV)/dev.stamp  ## ruff, mypy --strict, import-linter
 	@touch $@
 
 test: lint .redis/installed  ## lint, then the test suite, on all cores
-	$(BIN)/python -m pytest --numprocesses=auto -m 'not real_vllm and not slow and not deploy' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto -m 'not real_vllm and not slow and not deploy and not browser' $(PYTEST_ARGS)
 
 coverage: $(VENV)/dev.stamp .redis/installed  ## the same suite with coverage, which takes half as long again; fails below 90 %
 	$(BIN)/coverage erase
-	$(BIN)/python -m pytest --numprocesses=auto --cov --cov-report=term -m 'not real_vllm and not slow and not deploy' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --cov --cov-report=term -m 'not real_vllm and not slow and not deploy and not browser' $(PYTEST_ARGS)
 
 test-slow: $(VENV)/dev.stamp .redis/installed  ## what `test` leaves out: benchmarks, and whole programs that run for long
 	$(BIN)/python -m pytest --numprocesses=auto -m slow $(PYTEST_ARGS)
+
+$(VENV)/browser.stamp: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable '.[dev,browser]'
+	@touch $@ $(VENV)/dev.stamp $(VENV)/runtime.stamp
+
+test-browser: $(VENV)/browser.stamp  ## the dashboard in Chromium over a simulated fleet (SCREENSHOTS=folder, else build/screenshots)
+	tests/browser/install
+	$(BIN)/python -m pytest -m browser -s tests/browser $(PYTEST_ARGS)
 
 VLLM_ENV ?= .venv-vllm
 test-vllm: $(VENV)/dev.stamp  ## two real vLLM CPU servers behind the gateway (first run installs about 3.5 GB into .venv-vllm)

@@ -11,7 +11,8 @@ class StateConfig(Section, frozen=True):
     """`[state]`: the Redis over which several gateways share what they learn; None: they do not.
 
     `path` is a folder for what is to outlive the process: experiments and what was observed of them, in
-    `experiments.sqlite`. None keeps that in a temporary file until the gateway ends.
+    `experiments.sqlite`, and figures over time, in `history.sqlite`. None keeps that in temporary files until the
+    gateway ends.
     """
 
     redis_url: str | None = None

@@ -443,6 +443,10 @@ class Router:
         """The latest requests, newest first."""
         return list(islice(reversed(self._scoreboard.requests.values()), limit))
 
+    def largest_families(self, limit: int) -> list[int | None]:
+        """The prefix families with most prompt tokens; None stands for prompts too short to have one."""
+        return [family for family, _ in self._scoreboard.families.largest(limit)]
+
     def models(self) -> dict[str, list[str]]:
         """Every model that can be asked for, with the names of its replicas."""
         return {model: [r.spec.name for r in replicas] for model, replicas in self._fleet.served.items()}

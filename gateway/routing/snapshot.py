@@ -27,7 +27,7 @@ K = TypeVar("K", bound=Hashable)
 class SeriesView:
     """A series with its labels. Percentiles (seconds) are of the recent requests; None without any.
 
-    `hit_rate` is delivered over prompt tokens of the requests whose cached tokens were reported.
+    `hit_rate` is delivered over prompt tokens of the requests whose cached tokens were reported: `reported_requests`.
     """
 
     pool: str
@@ -39,6 +39,7 @@ class SeriesView:
     broken_streams: dict[str, int]
     prompt_tokens: int
     unreported_prompt_tokens: int
+    reported_requests: int
     completion_tokens: int
     available_tokens: int
     routed_tokens: int
@@ -337,6 +338,7 @@ def _series_view(key: Key, series: Series) -> SeriesView:
         broken_streams=dict(series.broken_streams),
         prompt_tokens=series.prompt_tokens,
         unreported_prompt_tokens=series.unreported_prompt_tokens,
+        reported_requests=fall.requests,
         completion_tokens=series.completion_tokens,
         available_tokens=fall.available,
         routed_tokens=fall.routed,

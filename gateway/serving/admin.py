@@ -1,31 +1,34 @@
-"""The admin API, its read side here: dashboard, snapshot, live events, decisions, metrics; does I/O."""
+"""The admin API, its read side here: snapshot, live events, decisions, metrics; does I/O."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from importlib.resources import files
 from typing import Final
 
 import msgspec
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from gateway import __version__
 from gateway.errors import bad_request
 from gateway.prefill.advice import Advice, advise
+from gateway.routing.savings import skipped_by_replica
 from gateway.routing.snapshot import Snapshot
+from gateway.serving.dashboard.routes import routes as page_routes
 from gateway.serving.events.intake import FeedStatus
 from gateway.serving.experiments.routes import routes as experiment_routes
 from gateway.serving.experiments.running import ExperimentView, views
 from gateway.serving.explanation import explain
 from gateway.serving.framework import TheGateway
 from gateway.serving.gateway import Gateway
+from gateway.serving.history.routes import routes as history_routes
 from gateway.serving.json_response import json_response
 from gateway.serving.membership.routes import routes as membership_routes
 from gateway.serving.metrics import registry
 from gateway.serving.prefill.routes import routes as prefill_routes
 from gateway.serving.prefill.story import ChangeView
+from gateway.serving.prefixes.routes import routes as prefix_routes
 from gateway.serving.report import WorkerView
 from gateway.serving.shadowing.tally import ShadowSummary
 from gateway.serving.sharing.status import SharingStatus
@@ -40,6 +43,9 @@ _ANY_BODY: Final = {"required": True, "content": {"application/json": {"schema":
 """Of a route that reads the body itself."""
 
 routes = APIRouter()
+routes.include_router(page_routes)
+routes.include_router(history_routes)
+routes.include_router(prefix_routes)
 routes.include_router(membership_routes)
 routes.include_router(prefill_routes)
 routes.include_router(experiment_routes)
@@ -61,6 +67,10 @@ class GatewayView(msgspec.Struct, frozen=True):
     tenants: tuple[TenantView, ...] = ()
     changes: tuple[ChangeView, ...] = ()
     advice: tuple[Advice, ...] = ()
+    gpus: dict[str, int] = {}
+    """Of one replica, by pool."""
+    skipped_gpu_s: dict[str, float] = {}
+    """By replica: GPU time that its prefix cache saved, see `routing.savings`."""
 
 
 class AdminView(msgspec.Struct, frozen=True):
@@ -70,11 +80,6 @@ class AdminView(msgspec.Struct, frozen=True):
     snapshot: Snapshot
     experiments: tuple[ExperimentView, ...] = ()
     shadows: tuple[ShadowSummary, ...] = ()
-
-
-@routes.get("/", response_class=HTMLResponse)
-async def _dashboard() -> str:
-    return files("gateway.serving").joinpath("dashboard.html").read_text(encoding="utf-8")
 
 
 @routes.get("/metrics")
@@ -125,6 +130,8 @@ async def _explain(
 async def encoded_view(gateway: Gateway) -> bytes:
     """The JSON of `/api/snapshot` and of each event."""
     report = await whole_report(gateway)
+    snapshot = report.snapshot
+    gpus = {pool.name: pool.gpus_per_replica for pool in gateway.config.pools}
     view = GatewayView(
         version=__version__,
         uptime_s=time.time() - gateway.started_at,
@@ -136,8 +143,9 @@ async def encoded_view(gateway: Gateway) -> bytes:
         tenants=report.tenants,
         changes=report.changes,
         advice=tuple(advise(report.snapshot, pool.name) for pool in report.snapshot.pools),
+        gpus=gpus,
+        skipped_gpu_s=skipped_by_replica(snapshot, gpus),
     )
-    snapshot = report.snapshot
     experiments = views(gateway.experiments.trials, snapshot.exposures, report.headlines)
     shadows = tuple(one.summary() for one in report.shadows)
     return msgspec.json.encode(AdminView(view, snapshot, experiments, shadows))

@@ -11,7 +11,8 @@ from gateway.serving.front.request import HttpRequest
 _SAFE: Final = ("GET", "HEAD", "OPTIONS")
 _METRICS: Final = "/metrics"
 _PAGE: Final = "/"
-"""The dashboard's page holds no figures: it asks for the token, and for them with it."""
+ASSETS: Final = "/dashboard/"
+"""The dashboard's page and its modules hold no figures: they ask for the token, and for them with it."""
 
 
 class AdminGuard:
@@ -27,7 +28,7 @@ class AdminGuard:
     def refusal(self, request: HttpRequest) -> GatewayError | None:
         """Why a request may not pass; None: it may."""
         path = request.path
-        if path in self._open or (self._shares and not is_of_admin(path)):
+        if path in self._open or path.startswith(ASSETS) or (self._shares and not is_of_admin(path)):
             return None
         scheme, _, given = request.fields.get(b"authorization", b"").partition(b" ")
         if scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token):
@@ -56,7 +57,7 @@ def cross_site(request: HttpRequest) -> GatewayError | None:
 
 def is_of_admin(path: str) -> bool:
     """Whether a path is the admin API's, on a port that has other paths too."""
-    return path in (_PAGE, _METRICS) or path == "/api" or path.startswith("/api/")
+    return path in (_PAGE, _METRICS, "/api") or path.startswith(("/api/", ASSETS))
 
 
 def configured_guard(server: ServerConfig) -> AdminGuard | None:

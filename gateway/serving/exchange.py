@@ -27,6 +27,7 @@ from gateway.serving.front.request import HttpRequest
 from gateway.serving.gateway import Gateway
 from gateway.serving.hedging import begun_of
 from gateway.serving.placing import Placed
+from gateway.serving.prefixes.sampler import Specimen
 from gateway.serving.rejection import rejection_error
 from gateway.serving.relay import StreamRelay
 from gateway.serving.request_log import RequestLog, request_line
@@ -72,6 +73,7 @@ class Exchange:
         self._reason = ""  # of a refusal or failure
         self._transcript: Transcript | None = None
         self._broken: Broken | None = None
+        self._specimen: Specimen | None = None
         self._participant: Participant | None = None
         self._mirrors: Sequence[Mirror] = ()
         self._entry = None if gateway.journal is None else Entry(endpoint, self._tenant, request.began_at)
@@ -90,6 +92,8 @@ class Exchange:
             self._rejected(refusal, request)
             return
         chains = await self._gateway.chains_of(request, self._request.body)
+        if self._endpoint.generates:
+            self._specimen = self._gateway.sampler.take(request.prompt, received_at)
         request.prompt = None
         live = self._gateway.live_ids
         if self._engine_id in live:  # SGLang refuses a second live request of one id
@@ -150,6 +154,8 @@ class Exchange:
                 gateway.ended(entry)
             if gateway.log is not None:
                 self._log(gateway.log, fact)
+            if self._specimen is not None and isinstance(fact, Finished) and fact.usage is not None:
+                gateway.sampler.note(self._specimen, fact.usage, fact.at)
 
     def _exposed(self, exposure: Exposure, replica: str | None = None) -> None:
         """The request takes part in an experiment, and goes to that replica: by its first decision, or a later one."""
@@ -171,6 +177,9 @@ class Exchange:
         gateway = self._gateway
         route_at = gateway.clock()
         asked = self._route_request(request, chains)
+        gateway.sampler.saw(asked)
+        if self._specimen is not None:
+            self._specimen.asked = asked
         if self._entry is not None:
             self._entry.request = asked
         gateway.recourse.accepted(route_at)

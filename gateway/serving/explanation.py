@@ -48,6 +48,8 @@ class Explanation(msgspec.Struct, frozen=True):
     outcome: str | None = None
     ttft_s: float | None = None
     usage: Usage | None = None
+    accepted_at: float | None = None
+    """Seconds since the Unix epoch."""
     arm: str | None = None
     """`experiment=arm`, with `;failover` where it goes outside of it."""
 
@@ -94,8 +96,8 @@ async def explain(
     return _explanation(answer)
 
 
-def explain_record(record: RequestRecord) -> Explanation:
-    """What was decided for a recent request, and what came of it."""
+def explain_record(record: RequestRecord, epoch: float) -> Explanation:
+    """What was decided for a recent request, and what came of it; `epoch` is when the router's clock was at 0."""
     return msgspec.structs.replace(
         _explanation(record.decision),
         request_id=record.decision.request_id,
@@ -104,6 +106,7 @@ def explain_record(record: RequestRecord) -> Explanation:
         outcome=record.outcome,
         ttft_s=record.ttft_s,
         usage=record.usage,
+        accepted_at=epoch + record.accepted_at,
     )
 
 

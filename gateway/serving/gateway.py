@@ -28,11 +28,13 @@ from gateway.serving.engine_client import EngineClient, EngineGoneError, TimeLim
 from gateway.serving.events.feeds import EventFeeds
 from gateway.serving.experiments.running import Experiments
 from gateway.serving.headers import HeaderList
+from gateway.serving.history.history import History
 from gateway.serving.journal import Journal
 from gateway.serving.membership.member import Member
 from gateway.serving.membership.plan import Plan, first_plan
 from gateway.serving.placing import Placer
 from gateway.serving.prefill.story import ChangeState, ChangeView
+from gateway.serving.prefixes.sampler import Sampler
 from gateway.serving.recourse import Recourse
 from gateway.serving.request_log import RequestLog
 from gateway.serving.shadowing.shadows import Shadows
@@ -79,12 +81,16 @@ class Gateway:
         plan = plan or first_plan(config)
         self.config = config
         self.journal = journal
+        self.history: History | None = None
+        """Figures of the past; None: they are not kept."""
         self.log = None if config.log.requests == "none" else RequestLog(everything=config.log.requests == "all")
         """Where requests are told of as they end; None: nowhere."""
         self.siblings = siblings
         """The other workers; None where this process is the only one."""
         self.started_at = time.time() if siblings is None else siblings.started_at
         self.clock = time.monotonic
+        self.epoch = time.time() - self.clock()
+        """When our clock was at 0, in seconds since the Unix epoch."""
         routing = config.routing
         self.router = Router(
             plan.specs(),
@@ -121,6 +127,8 @@ class Gateway:
         """Replicas that are down by a request's word, not by the poller's."""
         self.discovery_notices: dict[str, list[str]] = {}
         """By pool: why its replicas are not all that were discovered, or no longer are."""
+        self.sampler = Sampler()
+        """What some of the prompts have in common."""
         self.hot: HotFamilies | None = None
         """The prompts to be prefilled after a restart; None where no pool wants that."""
         self._hot_pool: str | None = None
@@ -236,7 +244,8 @@ class Gateway:
         """What an operator should know of the gateway itself: sentences."""
         sharing = self.sharer.notices if self.sharer is not None else []
         discovery = [notice for notices in self.discovery_notices.values() for notice in notices]
-        written = [one.notices() for one in (self.journal, self.log, self.experiments) if one is not None]
+        keepers = (self.journal, self.log, self.experiments, self.history)
+        written = [one.notices() for one in keepers if one is not None]
         latest = {change.pool: change for change in self.changes()}
         failed = [
             f"pool {change.pool}: the change of its prefill settings failed: {change.reason}"
@@ -341,6 +350,8 @@ class Gateway:
             await self.log.close()
         if self.journal is not None:
             await asyncio.to_thread(self.journal.close)
+        if self.history is not None:
+            await self.history.close()
         await self.experiments.close()
 
     async def _call(self, backend: Backend, call: EngineCall) -> None:

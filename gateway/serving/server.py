@@ -24,6 +24,8 @@ from gateway.serving.experiments.probing import Probing
 from gateway.serving.framework import framework
 from gateway.serving.front.connection import LINGER_S, ClientConnection
 from gateway.serving.gateway import Gateway
+from gateway.serving.history.history import open_history
+from gateway.serving.history.recorder import Recorder
 from gateway.serving.journal import open_journal
 from gateway.serving.main_port import FrameworkPort, MainPort
 from gateway.serving.membership.membership import Membership
@@ -178,6 +180,7 @@ async def _running(
     tls = server_context(config.server)
     guard = configured_guard(config.server)
     sockets = sockets or listening.open_ports(config.server)
+    gateway.history = history = open_history(store.parent)
     if len(sockets) == 1:
         app = framework(gateway, main_app.routes, admin.routes)
         ports: list[FrameworkPort] = [MainPort(gateway, app, guard, has_admin=True)]
@@ -197,14 +200,16 @@ async def _running(
     auto = Auto(gateway, changes)
     for server, port in zip(servers, ports, strict=True):
         server.shares_port = config.server.reuse_port
-        port.app.state.membership, port.app.state.reloading, port.app.state.warmer = membership, reloading, warmer
-        port.app.state.changes = changes
+        state = port.app.state
+        state.membership, state.reloading, state.warmer, state.history = membership, reloading, warmer, history
+        state.changes = changes
     discovery = Discovery(gateway, membership)
     guarding, probing = Guarding(gateway, membership), Probing(gateway, membership)
     await poller.start()
     await gateway.share_over(channel)
     discovery.configure(config)
     auto.start()
+    recorder = Recorder(gateway, history)
     tasks = [
         asyncio.create_task(server.serve(sockets=[listener])) for server, listener in zip(servers, sockets, strict=True)
     ]
@@ -213,10 +218,12 @@ async def _running(
     try:
         while not all(server.started for server in servers):  # noqa: ASYNC110 - uvicorn has a flag, no event
             await asyncio.sleep(0.005)
+        recorder.start()
         yield run
     finally:
         run.stop()
         await asyncio.gather(*tasks)
+        await recorder.close()
         await discovery.close()
         await auto.close()
         await changes.close()

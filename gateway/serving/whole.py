@@ -5,9 +5,10 @@ import msgspec
 from gateway.routing.scoreboard import RequestRecord
 from gateway.serving.explanation import explain_record
 from gateway.serving.gateway import Gateway
+from gateway.serving.prefixes.view import PrefixView, merged_views, prefix_view
 from gateway.serving.process_figures import merged_figures
 from gateway.serving.report import DECODER, ENCODER, Report, WorkerView, merged_reports, own_report
-from gateway.serving.workers.frames import Question, RecentWanted, ReportWanted, RequestWanted, Sibling
+from gateway.serving.workers.frames import PrefixesWanted, Question, RecentWanted, ReportWanted, RequestWanted, Sibling
 
 SILENT_PARENT = "the other workers' figures are left out: the parent process does not answer"
 
@@ -20,6 +21,7 @@ class Told(msgspec.Struct, frozen=True):
 
 
 _TOLD = msgspec.msgpack.Decoder(list[Told])
+_PREFIXES = msgspec.msgpack.Decoder(PrefixView)
 
 
 def own_answer(gateway: Gateway, question: Question) -> bytes:
@@ -31,6 +33,8 @@ def own_answer(gateway: Gateway, question: Question) -> bytes:
             return ENCODER.encode(_recent(gateway, question.limit))
         case RequestWanted():
             return ENCODER.encode(_request(gateway, question.request_id))
+        case PrefixesWanted():
+            return ENCODER.encode(_prefixes(gateway))
 
 
 async def whole_report(gateway: Gateway) -> Report:
@@ -71,24 +75,37 @@ async def request_told(gateway: Gateway, request_id: str) -> bytes | None:
     return max(told, key=lambda one: one.accepted_at).explanation if told else None
 
 
+async def whole_prefixes(gateway: Gateway) -> PrefixView:
+    """What was sampled of all processes' prompts."""
+    others = [_PREFIXES.decode(answer) for answer in await _answers(gateway, PrefixesWanted())]
+    return merged_views([_prefixes(gateway), *others])
+
+
 async def _told_by_others(gateway: Gateway, question: Question) -> list[Told]:
-    assert gateway.siblings is not None  # noqa: S101 - the callers looked
-    answers = await gateway.siblings.ask(question)
-    given = [] if answers is None else [one.answer for one in answers.others if one.answer is not None]
-    return [told for answer in given for told in _TOLD.decode(answer)]
+    return [told for answer in await _answers(gateway, question) for told in _TOLD.decode(answer)]
+
+
+async def _answers(gateway: Gateway, question: Question) -> list[bytes]:
+    """What the other processes answer; none where this is the only one."""
+    answers = None if gateway.siblings is None else await gateway.siblings.ask(question)
+    return [] if answers is None else [one.answer for one in answers.others if one.answer is not None]
 
 
 def _recent(gateway: Gateway, limit: int) -> list[Told]:
-    return [_told(record) for record in gateway.router.recent(limit)]
+    return [_told(record, gateway.epoch) for record in gateway.router.recent(limit)]
 
 
 def _request(gateway: Gateway, request_id: str) -> list[Told]:
     record = gateway.router.record(request_id)
-    return [] if record is None else [_told(record)]
+    return [] if record is None else [_told(record, gateway.epoch)]
 
 
-def _told(record: RequestRecord) -> Told:
-    return Told(record.accepted_at, msgspec.json.encode(explain_record(record)))
+def _told(record: RequestRecord, epoch: float) -> Told:
+    return Told(record.accepted_at, msgspec.json.encode(explain_record(record, epoch)))
+
+
+def _prefixes(gateway: Gateway) -> PrefixView:
+    return prefix_view(gateway.sampler, gateway.router, gateway.clock())
 
 
 def _present(report: Report, sibling: Sibling) -> Report:

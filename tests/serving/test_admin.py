@@ -222,7 +222,6 @@ async def test_the_rest_of_the_admin_api() -> None:
             page = await http.get("/")
             assert page.headers["content-type"].startswith("text/html")
             assert "<html" in page.text
-            assert "api/events" in page.text
             assert [view["name"] for view in (await http.get("/api/replicas")).json()] == ["p-0"]
             prefill = (await http.get("/api/pools/p/prefill")).json()
             assert set(prefill) == {"pool", "desired", "actual", "drift", "change", "advice"}

@@ -151,7 +151,8 @@ class RollingChange:
             self._story.stands(one.name, "broken")
             await one.given_back()
             raise BrokenError(
-                f"{one.name} IS {one.state.upper()}: with the new settings {why}; with its old ones {refusal}. Look at it by hand"
+                f"{one.name} IS {one.state.upper()}: with the new settings {why}; with its old ones {refusal}. "
+                "Look at it by hand"
             ) from refusal
         await one.warmed()
         await one.given_back()

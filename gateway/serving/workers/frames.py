@@ -67,7 +67,11 @@ class RequestWanted(msgspec.Struct, frozen=True, tag=True):
     request_id: str
 
 
-Question = ReportWanted | RecentWanted | RequestWanted
+class PrefixesWanted(msgspec.Struct, frozen=True, tag=True):
+    """What was sampled of prompts? The answer is a `PrefixView`."""
+
+
+Question = ReportWanted | RecentWanted | RequestWanted | PrefixesWanted
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):

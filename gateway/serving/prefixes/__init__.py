@@ -1,0 +1,1 @@
+"""What prompts have in common and what keeps them from sharing a cache, from samples that keep no text."""
