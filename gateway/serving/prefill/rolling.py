@@ -150,10 +150,8 @@ class RollingChange:
         except RefusedError as refusal:
             self._story.stands(one.name, "broken")
             await one.given_back()
-            raise BrokenError(
-                f"{one.name} IS {one.state.upper()}: with the new settings {why}; with its old ones {refusal}. "
-                "Look at it by hand"
-            ) from refusal
+            stands = f"{one.name} IS {one.state.upper()}, and is to be looked at by hand"
+            raise BrokenError(f"{stands}: with the new settings {why}; with its old ones {refusal}") from refusal
         await one.warmed()
         await one.given_back()
         self._story.stands(one.name, "rolled back")
