@@ -87,17 +87,25 @@ def commands() -> list[list[str]]:
     return [list(command) for command in dict.fromkeys(map(tuple, found))]
 
 
+def anchors(page: Path) -> set[str]:
+    """What links may name of a page, as forges make it of its headings."""
+    heads = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    heads = {
-        re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    }
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if target.startswith("#"):
-            assert target[1:] in heads, target
-        elif "://" not in target:
-            assert (page.parent / target.partition("#")[0]).exists(), target
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            file, _, anchor = target.partition("#")
+            there = (page.parent / file).resolve() if file else page
+            assert there.exists(), target
+            assert not anchor or anchor in anchors(there), target
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    for page in PAGES[1:]:
+        assert f"](deploy/docs/{page.name}" in README, page
 
 
 @pytest.mark.parametrize("arguments", commands(), ids=" ".join)
