@@ -20,6 +20,7 @@ from gateway.config.server import ServerConfig, TimeoutsConfig, check_seconds, c
 from gateway.config.shadows import ShadowConfig, check_shadows, shadow_notices
 from gateway.config.storage import JournalConfig, StateConfig, check_journal, check_state
 from gateway.config.tenants import AuthConfig, TenantConfig, check_tenants, tenant_notices
+from gateway.config.tracing import TracingConfig, check_tracing
 
 
 class Config(Section, frozen=True):
@@ -38,6 +39,7 @@ class Config(Section, frozen=True):
     state: StateConfig = StateConfig()
     journal: JournalConfig = JournalConfig()
     log: LogConfig = LogConfig()
+    tracing: TracingConfig = TracingConfig()
     auth: AuthConfig = AuthConfig()
     tenants: list[TenantConfig] = msgspec.field(default_factory=list)
 
@@ -126,6 +128,7 @@ def _check(config: Config) -> None:
     check_health(config.health)
     check_journal(config.journal)
     check_log(config.log)
+    check_tracing(config.tracing)
     check_state(config.state)
     check_pools(config.pools)
     check_launches(config.pools)

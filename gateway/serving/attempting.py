@@ -11,6 +11,7 @@ from gateway.serving.failure import lost, unusable
 from gateway.serving.gateway import Backend, Gateway
 from gateway.serving.headers import HeaderList
 from gateway.serving.relay import first_frame, read_error, read_whole
+from gateway.serving.tracing.trace import AttemptTrace
 from gateway.tenancy.tenant import Visit
 from gateway.wire.additions import add
 from gateway.wire.reply import Reply
@@ -62,7 +63,7 @@ class Sending:
 class Try:
     """One attempt on its way: `begin`, then whoever began it relays the answer; `close` must follow."""
 
-    def __init__(self, gateway: Gateway, sending: Sending, attempt: Attempt) -> None:
+    def __init__(self, gateway: Gateway, sending: Sending, attempt: Attempt, trace: AttemptTrace | None = None) -> None:
         self.sending = sending
         self.attempt = attempt
         self.backend = gateway.backends[attempt.decision.chosen.replica]
@@ -74,6 +75,7 @@ class Try:
         self.first = b""
         """The whole body of a plain answer, or the first frame of a stream."""
         self._gateway = gateway
+        self._trace = trace
         self._response: EngineResponse | None = None
 
     async def begin(self) -> None:
@@ -82,6 +84,8 @@ class Try:
         try:
             prepared = await self.sending.prepare(backend)
             response = self.response = self._response = await self._send(prepared)
+            if self._trace is not None:
+                self._trace.sent_at = response.sent_at
             if response.status >= 400:
                 raise await read_error(response, backend.dialect, backend.credentials)
             if response.header(b"content-type").startswith(b"text/event-stream"):
@@ -111,6 +115,8 @@ class Try:
     async def _send(self, prepared: Prepared) -> EngineResponse:
         sending, dialect = self.sending, self.backend.dialect
         headers = header_rules.for_engine(sending.headers, self.backend.credentials)
+        if self._trace is not None:
+            headers = self._trace.sent_to_engine(headers)
         header = dialect.request_id_header(sending.engine_id)
         if header is not None:
             headers.append((header[0].encode(), header[1].encode()))

@@ -74,15 +74,19 @@ def origin_of(url: str) -> Origin:
 
 
 class EngineResponse:
-    """A response whose head has arrived: `status`, `headers`, then its body by one of `read`, `body`, `pipe`."""
+    """A response whose head has arrived: `status`, `headers`, then its body by one of `read`, `body`, `pipe`.
 
-    __slots__ = ("_closed", "_connection", "headers", "status")
+    `sent_at`: when its request was (seconds on the event loop's clock).
+    """
+
+    __slots__ = ("_closed", "_connection", "headers", "sent_at", "status")
 
     def __init__(self, connection: "_Connection") -> None:
         self._connection = connection
         self._closed = False
         self.status = connection.status
         self.headers = connection.headers
+        self.sent_at = connection.sent_at
 
     def header(self, name: bytes) -> bytes:
         """The first value of a header (lower-case name), b"" without one."""
@@ -278,6 +282,7 @@ class _Connection(asyncio.Protocol):
         self.heard = False
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
+        self.sent_at = 0.0
         self._client = client
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
@@ -376,7 +381,7 @@ class _Connection(asyncio.Protocol):
         self._busy = True
         self.heard = self._head_done = self._complete = self._began = False
         self._error = None
-        self._heard_at = now = self._loop.time()
+        self.sent_at = self._heard_at = now = self._loop.time()
         self._begin_s = begin_s
         self._ends_at = now + self._client.limits.total_s
         self._transport.writelines((head, body) if body else (head,))

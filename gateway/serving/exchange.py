@@ -77,6 +77,8 @@ class Exchange:
         self._participant: Participant | None = None
         self._mirrors: Sequence[Mirror] = ()
         self._entry = None if gateway.journal is None else Entry(endpoint, self._tenant, request.began_at)
+        tracing = gateway.tracing
+        self._trace = None if tracing is None else tracing.begin(fields, endpoint, self.request_id, request.began_at)
 
     async def run(self) -> None:
         """Serve the request, whose whole body has been read."""
@@ -92,6 +94,8 @@ class Exchange:
             self._rejected(refusal, request)
             return
         chains = await self._gateway.chains_of(request, self._request.body)
+        if self._trace is not None:
+            self._trace.parsed(received_at, self._gateway.clock())
         if self._endpoint.generates:
             self._specimen = self._gateway.sampler.take(request.prompt, received_at)
         request.prompt = None
@@ -142,6 +146,8 @@ class Exchange:
         participant = self._participant
         if participant is not None:
             participant.learn(fact)
+        if self._trace is not None:
+            self._trace.learn(fact)
         for mirror in self._mirrors:
             mirror.learn(fact)
         if isinstance(fact, (Finished, Refused)):
@@ -238,7 +244,8 @@ class Exchange:
         attempt = Attempt(decision, self._tell, self._gateway.clock)
         now = self._gateway.clock()
         attempt.dispatched(now - route_at - held_s, now - since - held_s, held_s)
-        return Try(self._gateway, sending, attempt)
+        trace = None if self._trace is None else self._trace.attempt(decision, route_at, held_s, now)
+        return Try(self._gateway, sending, attempt, trace)
 
     async def _begun(self, course: Course, running: Try) -> tuple[Try, AttemptLostError | None]:
         """Wait for what can be sent to the client, of this try or of one beside it; else how the last one failed."""

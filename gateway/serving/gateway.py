@@ -43,6 +43,7 @@ from gateway.serving.sharing.sharer import Sharer
 from gateway.serving.tls import EngineTls
 from gateway.serving.tokenise.calls import Site
 from gateway.serving.tokenise.tokenisers import Tokenisers
+from gateway.serving.tracing.tracing import configured_tracing
 from gateway.serving.warming.families import WHILE_CHANGING, HotFamilies, wanted_families
 from gateway.serving.workers.siblings import Siblings
 from gateway.wire.request import InferenceRequest
@@ -85,6 +86,8 @@ class Gateway:
         """Figures of the past; None: they are not kept."""
         self.log = None if config.log.requests == "none" else RequestLog(everything=config.log.requests == "all")
         """Where requests are told of as they end; None: nowhere."""
+        self.tracing = configured_tracing(config.tracing)
+        """What makes traces of requests; None where nobody wants any."""
         self.siblings = siblings
         """The other workers; None where this process is the only one."""
         self.started_at = time.time() if siblings is None else siblings.started_at
@@ -350,6 +353,8 @@ class Gateway:
             await self.log.close()
         if self.journal is not None:
             await asyncio.to_thread(self.journal.close)
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
         if self.history is not None:
             await self.history.close()
         await self.experiments.close()

@@ -1,0 +1,1 @@
+"""OpenTelemetry traces of requests, off unless they are asked for."""
