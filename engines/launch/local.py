@@ -88,12 +88,14 @@ class LocalLauncher:
             async with asyncio.timeout(self._patience_s):
                 reader, writer = await asyncio.open_unix_connection(self._socket, limit=LIMIT)
                 try:
-                    writer.write(line_of(ask))
-                    await writer.drain()
-                    answer = ANSWERS.decode(await reader.readline())
+                    writer.write(line_of(ask))  # not drained: one that ends has answered and left by then
+                    line = await reader.readline()
                 finally:
                     writer.close()
-        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
+            if not line:
+                raise ConnectionResetError
+            answer = ANSWERS.decode(line)
+        except (FileNotFoundError, NotADirectoryError, ConnectionError) as error:  # or one that is ending
             raise NoSupervisorError(
                 f"pool `{self._pool}` has no supervisor (none answers at {self._socket}): "
                 f"start it with `prefixgate engine launch --pool {self._pool} --config FILE`"

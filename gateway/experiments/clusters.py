@@ -49,7 +49,8 @@ def spread(residuals: Floats, loads: Floats, unit: Places) -> Spread:
     if len(counts) < 2 or parts.max() >= 1:
         return Spread(np.inf, requests, len(counts), 1.0)
     error = float(np.sqrt(np.sum(sums**2 / (1 - parts)))) / total
-    return Spread(error, requests, len(counts), 1.0 + _degrees(parts, counts, _alike(residuals, sums, counts)))
+    degrees = _degrees(parts, counts, _alike(residuals, sums, counts))
+    return Spread(error, requests, len(counts), min(1.0 + degrees, len(counts)))  # rounding may add to it
 
 
 def per_unit(unit: Places, values: Floats) -> Floats:
