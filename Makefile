@@ -57,7 +57,7 @@ coverage: $(VENV)/dev.stamp .redis/installed  ## the same suite with coverage, w
 	$(BIN)/python -m pytest --numprocesses=auto --cov --cov-report=term -m 'not real_vllm and not slow and not deploy and not browser' $(PYTEST_ARGS)
 
 test-slow: $(VENV)/dev.stamp .redis/installed  ## what `test` leaves out: benchmarks, and whole programs that run for long
-	$(BIN)/python -m pytest --numprocesses=auto -m slow $(PYTEST_ARGS)
+	THOROUGH=1 $(BIN)/python -m pytest --numprocesses=auto -m 'slow or law' $(PYTEST_ARGS)
 
 $(VENV)/browser.stamp: pyproject.toml | $(VENV)/bin/python
 	$(PIP) --editable '.[dev,browser]'

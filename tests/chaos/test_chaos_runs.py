@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 HARMLESS = ("429", "overload", "slow", "unhealthy", "lie: zero", "lie: NaN", "lie: missing", "lie: garbage")
 PATIENT = ("--timeouts", "10", "60", "60")  # a machine that is busy is no engine that hangs
@@ -22,6 +24,7 @@ def storm(*arguments: str) -> tuple[int, dict]:
     return done.returncode, json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_what_must_cost_no_request_costs_none() -> None:
     only = [word for kind in (*HARMLESS, "redis") for word in ("--only", kind)]
     status, shown = storm("--seconds", "8", *only)

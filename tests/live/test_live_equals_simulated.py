@@ -22,6 +22,7 @@ def likeness_text(likeness: Likeness) -> str:
     return str(replace(likeness, sides=tuple(replace(side, ttfts_ms=()) for side in likeness.sides)))
 
 
+@pytest.mark.slow
 async def test_a_quiet_fleet_decides_alike_live_and_in_virtual_time() -> None:
     likeness = await compare(QUIET, 1, 4.0)
     live, texts, journal = likeness.sides

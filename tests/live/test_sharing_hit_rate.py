@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 import httpx
+import pytest
 from conversations import Shape, Turns
 from gateways import client, gateway_of
 from redis_server import RedisServer
@@ -51,6 +52,7 @@ async def served(clients: Sequence[httpx.AsyncClient]) -> list[tuple[int, int]]:
     return usages
 
 
+@pytest.mark.slow
 async def test_two_gateways_hit_as_often_as_one() -> None:
     alone = await hit_rate(1, None)
     apart = await hit_rate(2, None)

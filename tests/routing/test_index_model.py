@@ -4,6 +4,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from thoroughness import examples
 
 from gateway.routing.chain import PrefixChain, chain
 from gateway.routing.index import Depths, PrefixIndex
@@ -248,7 +249,7 @@ class IndexAgainstModel(RuleBasedStateMachine):
 
 
 TestIndexAgainstModel = IndexAgainstModel.TestCase
-TestIndexAgainstModel.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestIndexAgainstModel.settings = settings(max_examples=examples(40, 200), stateful_step_count=50, deadline=None)
 
 
 def test_masks_that_occurred_once_are_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,4 +266,4 @@ def test_masks_that_occurred_once_are_not_kept_for_ever(monkeypatch: pytest.Monk
     assert [row.settled for row in index.depths(single)] == [1] * 12
 
 
-TestIndexAgainstModel = pytest.mark.no_cover(TestIndexAgainstModel)  # coverage would triple its time
+TestIndexAgainstModel = pytest.mark.law(pytest.mark.no_cover(TestIndexAgainstModel))  # coverage would triple its time

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from thoroughness import examples
 
 from engines.cache_events import BlockKey, BlocksCleared, BlocksRemoved, BlocksStored
 from gateway.routing.chain import token_chain, token_form
@@ -220,5 +221,5 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedgerMachine = LedgerMachine.TestCase
-TestLedgerMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
-TestLedgerMachine = pytest.mark.no_cover(TestLedgerMachine)  # coverage would triple its time
+TestLedgerMachine.settings = settings(max_examples=examples(50, 300), stateful_step_count=40, deadline=None)
+TestLedgerMachine = pytest.mark.law(pytest.mark.no_cover(TestLedgerMachine))  # coverage would triple its time

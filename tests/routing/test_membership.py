@@ -6,6 +6,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from thoroughness import examples
 
 from engines.cache_events import BlocksStored
 from engines.reports import Usage
@@ -369,5 +370,5 @@ class MembershipMachine(RuleBasedStateMachine):
 
 
 TestMembershipMachine = MembershipMachine.TestCase
-TestMembershipMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
-TestMembershipMachine = pytest.mark.no_cover(TestMembershipMachine)  # coverage would triple its time
+TestMembershipMachine.settings = settings(max_examples=examples(40, 200), stateful_step_count=40, deadline=None)
+TestMembershipMachine = pytest.mark.law(pytest.mark.no_cover(TestMembershipMachine))  # coverage would triple its time

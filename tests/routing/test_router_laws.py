@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec import structs
+from thoroughness import examples
 
 from engines.cache_events import BlocksCleared, BlocksRemoved, BlocksStored, CacheEvent
 from engines.reports import EngineDescription, LoadReport, ModelCard, Usage
@@ -576,5 +577,5 @@ def counted(series: tuple[SeriesView, ...], histogram: str) -> int:
 
 
 TestRouterMachine = RouterMachine.TestCase
-TestRouterMachine.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
-TestRouterMachine = pytest.mark.no_cover(TestRouterMachine)  # coverage would triple its time
+TestRouterMachine.settings = settings(max_examples=examples(60, 400), stateful_step_count=50, deadline=None)
+TestRouterMachine = pytest.mark.law(pytest.mark.no_cover(TestRouterMachine))  # coverage would triple its time

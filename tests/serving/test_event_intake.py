@@ -3,10 +3,12 @@
 import tracemalloc
 from collections.abc import Callable, Iterator
 
+import pytest
 from event_publisher import Believer, PlainDialect, message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from thoroughness import examples
 
 from gateway.routing.facts import CacheEvents, CacheFenced, CacheLost, CacheSynced, Fact
 from gateway.serving.events.intake import EventIntake, ReplayEnd
@@ -204,7 +206,8 @@ class Scene(RuleBasedStateMachine):
 
 
 TestScene = Scene.TestCase
-TestScene.settings = settings(max_examples=150, stateful_step_count=40)
+TestScene.settings = settings(max_examples=examples(60, 300), stateful_step_count=40)
+TestScene = pytest.mark.law(TestScene)
 
 
 @given(st.lists(st.tuples(st.booleans(), words), min_size=1, max_size=30))

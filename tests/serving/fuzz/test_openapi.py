@@ -19,12 +19,13 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
+from thoroughness import examples
 
 from gateway.wire.request import Endpoint
 
 ENDLESS = ("/api/events",)
 """Streams that do not end by themselves."""
-EXAMPLES = settings(max_examples=25, suppress_health_check=list(HealthCheck), derandomize=True)
+EXAMPLES = settings(max_examples=examples(8, 40), suppress_health_check=list(HealthCheck), derandomize=True)
 HOT = [str(endpoint) for endpoint in Endpoint]
 
 

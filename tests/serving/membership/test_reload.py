@@ -199,6 +199,7 @@ async def test_without_a_file_there_is_nothing_to_read() -> None:
         )
 
 
+@pytest.mark.slow
 async def test_nothing_fails_while_replicas_come_and_go(path: Path) -> None:
     """A dozen reloads and API calls under load: every stream is whole, and nothing is left behind."""
     done = asyncio.Event()

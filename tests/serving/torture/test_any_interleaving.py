@@ -14,6 +14,7 @@ from gateways import LIMIT_S, at_rest, chat_bytes, gateway_over, outcomes, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_client import RawClient, post_head, raw_client
+from thoroughness import examples
 
 from gateway.serving.server import RunningGateway
 
@@ -144,7 +145,8 @@ SIZES = st.lists(st.integers(1, 50) | st.integers(50, 5_000) | st.just(200_000),
 NAMES = st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=8)
 
 
-@settings(max_examples=60)
+@pytest.mark.law
+@settings(max_examples=examples(25, 150))
 @given(names=NAMES, sizes=SIZES, answer_sizes=SIZES)
 def test_who_stays_gets_every_answer(world: World, names: list[str], sizes: list[int], answer_sizes: list[int]) -> None:
     world.runner.run(whole_conversation(world, names, sizes, answer_sizes))
@@ -178,7 +180,8 @@ async def left_conversation(world: World, names: list[str], sizes: list[int], se
     assert (now - before).total() <= sum(kind.counted is not None for kind in kinds)
 
 
-@settings(max_examples=60)
+@pytest.mark.law
+@settings(max_examples=examples(25, 150))
 @given(names=NAMES, sizes=SIZES, sent=st.floats(0, 1), read=st.integers(0, 3_000))
 def test_who_leaves_leaves_nothing_behind(
     world: World, names: list[str], sizes: list[int], sent: float, read: int

@@ -271,6 +271,7 @@ async def test_streams_in_flight_end_before_the_gateway_does() -> None:
             assert await asyncio.to_thread(process.wait, LIMIT_S) == 0
 
 
+@pytest.mark.slow
 def test_one_that_cannot_come_back_leaves_its_connections_to_the_others(
     engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
