@@ -229,6 +229,15 @@ def _itself() -> tuple[Alert, ...]:
             "See that Redis runs and is reached; `/ready` has the reason.",
         ),
         Alert(
+            "PrefixgateObservationsLost",
+            'rate(prefixgate_experiment_observations_total{result!="written"}[10m]) > 0',
+            "10m",
+            "info",
+            "Observations of experiments are {{ $labels.result }}",
+            "Reports have less to go by, and may lack one kind of requests more than another; traffic is not affected.",
+            "A full or slow disk under `[state] path`.",
+        ),
+        Alert(
             "PrefixgateJournalFails",
             'rate(prefixgate_journal_lines_total{result!="written"}[10m]) > 0',
             "10m",

@@ -73,7 +73,8 @@ def _gauge(name: str, legend: str = "{{replica}}") -> tuple[Query, ...]:
 
 def rows() -> tuple[Row, ...]:
     """The dashboard from top to bottom."""
-    return (_cache(), _speed(), _traffic(), _replicas(), _predictions(), _queue(), _tenants(), _gateway())
+    made = (_cache, _speed, _traffic, _replicas, _predictions, _queue, _tenants, _comparisons, _gateway)
+    return tuple(row() for row in made)
 
 
 def _cache() -> Row:
@@ -187,6 +188,28 @@ def _tenants() -> Row:
         (
             Panel("Prompt tokens", "short", (Query(prompt, "{{tenant}}"),), stacked=True),
             Panel("Hit rate", "percentunit", (Query(f"{cached} / {prompt}", "{{tenant}}"),)),
+        ),
+    )
+
+
+def _comparisons() -> Row:
+    exposed = "sum by (experiment, arm) (rate(prefixgate_experiment_exposures_total[$__rate_interval]))"
+    copies = "sum by (shadow, outcome) (rate(prefixgate_shadow_requests_total[$__rate_interval]))"
+    ttft = (
+        "histogram_quantile(0.5, sum by (le, shadow) (rate(prefixgate_shadow_ttft_seconds_bucket[$__rate_interval])))"
+    )
+    return Row(
+        "Experiments and shadows",
+        (
+            Panel(
+                "Requests by arm",
+                "reqps",
+                (Query(exposed, "{{experiment}}: {{arm}}"),),
+                "What may be said of them: prefixgate experiment report.",
+                width=8,
+            ),
+            Panel("Copies by outcome", "reqps", (Query(copies, "{{shadow}}: {{outcome}}"),), width=8),
+            Panel("Median first token of copies", "s", (Query(ttft, "{{shadow}}"),), width=8),
         ),
     )
 
