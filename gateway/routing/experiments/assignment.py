@@ -13,7 +13,7 @@ from xxhash import xxh3_64_intdigest
 
 from gateway.routing.chain import PrefixChain
 from gateway.routing.decision import RouteRequest
-from gateway.routing.experiments.definition import BYTES_PER_TOKEN, Arm, Experiment
+from gateway.routing.experiments.definition import BYTES_PER_TOKEN, DEFAULT_FAMILY_TOKENS, Arm, Experiment
 
 _SPAN: Final = 2.0**64
 _NO_CHAIN: Final = PrefixChain()
@@ -38,6 +38,15 @@ def unit_of(experiment: Experiment, request: RouteRequest, chain: PrefixChain) -
     the request itself for both.
     """
     return xxh3_64_intdigest(_named(experiment, request, chain), _seed(experiment.name))
+
+
+def family_link(chain: PrefixChain, family_tokens: int = DEFAULT_FAMILY_TOKENS) -> int | None:
+    """The link at the depth of a prefix family, or the last one of a shorter prompt; None without a full block."""
+    if not chain.hashes:
+        return None
+    per_token = 1 if chain.form.counts_tokens else BYTES_PER_TOKEN
+    depth = max(1, family_tokens * per_token // chain.form.block)
+    return chain.hashes[min(depth, len(chain.hashes)) - 1]
 
 
 def takes_part(experiment: Experiment, unit: int, at: float) -> bool:
@@ -76,12 +85,8 @@ def _session(request: RouteRequest) -> bytes:
 
 
 def _family(experiment: Experiment, chain: PrefixChain) -> bytes:
-    """The link at the family's depth, or the last one of a shorter prompt."""
-    if not chain.hashes:
-        return b""
-    per_token = 1 if chain.form.counts_tokens else BYTES_PER_TOKEN
-    depth = max(1, experiment.family_tokens * per_token // chain.form.block)
-    return b"family\0" + chain.hashes[min(depth, len(chain.hashes)) - 1].to_bytes(8, "big")
+    link = family_link(chain, experiment.family_tokens)
+    return b"" if link is None else b"family\0" + link.to_bytes(8, "big")
 
 
 @lru_cache(maxsize=1024)

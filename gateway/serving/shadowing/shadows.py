@@ -10,6 +10,7 @@ from xxhash import xxh3_64_intdigest
 
 from gateway.config.shadows import ShadowConfig
 from gateway.routing.decision import Decision, RouteRequest
+from gateway.routing.experiments.assignment import chain_of, family_link
 from gateway.serving.shadowing.mirror import Copied, Mirror, Said
 from gateway.serving.shadowing.tally import Fate, ShadowFigures, Tally
 from gateway.wire.request import Endpoint
@@ -144,6 +145,9 @@ class Shadows:
 
 
 def _unit(asked: RouteRequest) -> bytes:
-    """A family as a whole, so that the other pool's caches see what a pool's caches see."""
-    family = asked.chain.family
+    """A family as a whole, so that the other pool's caches see what a pool's caches see.
+
+    Families are those of experiments: by the first block alone, one shared system prompt would be all of the traffic.
+    """
+    family = family_link(chain_of(asked))
     return asked.request_id.encode() if family is None else family.to_bytes(8, "big")

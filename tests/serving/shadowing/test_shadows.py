@@ -86,6 +86,22 @@ def test_a_family_is_copied_as_a_whole_and_the_share_is_kept() -> None:
     assert 0.21 < sum(short) / len(short) < 0.29
 
 
+def test_prompts_that_all_begin_alike_are_no_single_family() -> None:
+    """A system prompt that everybody has, and a conversation of one's own after it."""
+    line = Line(ShadowConfig("s", "q", 0.25), None)  # type: ignore[arg-type]
+    system = b"You are a helpful assistant. " * 100
+
+    def wanted(user: int, turn: int) -> bool:
+        text = system + b"%08d" % user * 800 + b"and then " * turn * 200
+        request = InferenceRequest(Endpoint.CHAT, "m", True, None)
+        asked = RouteRequest(f"{user}-{turn}", "m", chain(b"m", text, 512), True, 0.0)
+        return line.wants(Copied(Endpoint.CHAT, [], b"{}", request, None, asked), decision("p", "m"))
+
+    first = [wanted(user, 1) for user in range(1000)]
+    assert 0.2 < sum(first) / len(first) < 0.3
+    assert [wanted(user, 2) for user in range(1000)] == first
+
+
 def test_two_shadows_draw_for_themselves() -> None:
     one, other = (Line(ShadowConfig(name, "q", 0.5), None) for name in "ab")  # type: ignore[arg-type]
     pairs = [tuple(line.wants(copied(family), decision("p", "m")) for line in (one, other)) for family in range(400)]
