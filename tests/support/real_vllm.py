@@ -24,6 +24,16 @@ KV_BLOCKS = 320
 """Blocks of 128 tokens that each server may cache: so few that a workload of some size evicts."""
 
 
+SUPERVISED = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+"""The environment of those that prefixgate runs: without the dev mode, as in production."""
+
+
 @dataclass
 class RealVllm:
     """One server, the ports it was given, where its output goes, and its `--max-num-batched-tokens`."""
@@ -53,6 +63,22 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def launch_table(folder: Path, run_dir: Path) -> str:
+    """`[pools.launch]` for the tiny model."""
+    launch = {
+        "kind": "local",
+        "run_dir": str(run_dir),
+        "program": [str(folder / "bin" / "vllm"), "serve"],
+        "model_path": "./tiny",
+        "directory": str(folder),
+        "flags": ["--load-format", "dummy", "--enforce-eager", "--max-model-len", "8192"],
+        "gpus": [],
+    }
+    lines = [f"{key} = {json.dumps(value)}" for key, value in launch.items()]
+    lines += ["env = {" + ", ".join(f"{name} = {json.dumps(value)}" for name, value in SUPERVISED.items()) + "}"]
+    return "[pools.launch]\n" + "\n".join(lines) + "\n"
 
 
 def start(folder: Path, log: Path, chunk_tokens: int = CHUNK_TOKENS) -> RealVllm:

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from real_vllm import START_S, free_port
+from real_vllm import START_S, free_port, launch_table
 
 from gateway.config import ConfigSource, load
 from gateway.serving.server import running
@@ -21,14 +21,6 @@ pytestmark = [pytest.mark.real_vllm, pytest.mark.filterwarnings("default")]
 
 MODEL = "tiny"
 CLIENTS = 3
-ENVIRONMENT = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-}
-"""Without the dev mode: nothing but the command line says the chunk."""
 
 
 def prefixgate(*words: str) -> subprocess.CompletedProcess[str]:
@@ -38,24 +30,13 @@ def prefixgate(*words: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def config(folder: Path, tmp_path: Path) -> Iterator[Path]:
     """Two local replicas; their supervisor and they are stopped at the end."""
-    launch = {
-        "kind": "local",
-        "run_dir": str(tmp_path / "run"),
-        "program": [str(folder / "bin" / "vllm"), "serve"],
-        "model_path": "./tiny",
-        "directory": str(folder),
-        "flags": ["--load-format", "dummy", "--enforce-eager", "--max-model-len", "8192"],
-        "gpus": [],
-    }
-    lines = [f"{key} = {json.dumps(value)}" for key, value in launch.items()]
-    lines += ["env = {" + ", ".join(f"{name} = {json.dumps(value)}" for name, value in ENVIRONMENT.items()) + "}"]
     urls = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
     path = tmp_path / "gateway.toml"
     path.write_text(
         f"[server]\nport = 0\nadmin_port = {free_port()}\n"
         f'[[pools]]\nname = "real"\nengine = "vllm"\nmodel = "{MODEL}"\nreplicas = {json.dumps(urls)}\n'
         f"[pools.prefill]\nchunk_tokens = 2048\nstart_s = {START_S}\ncompare_s = 60.0\ntolerance = 1.0\n"
-        "[pools.launch]\n" + "\n".join(lines) + "\n"
+        + launch_table(folder, tmp_path / "run")
     )
     yield path
     prefixgate("engine", "stop", "--config", str(path))

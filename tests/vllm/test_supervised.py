@@ -1,7 +1,6 @@
 """A real vLLM that prefixgate starts, watches, and starts again after `kill -9`."""
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from real_vllm import START_S, free_port
+from real_vllm import START_S, free_port, launch_table
 
 from gateway.config import Config, load
 from gateway.serving.launching import local_launcher
@@ -21,13 +20,6 @@ from gateway.serving.server import RunningGateway, running
 pytestmark = [pytest.mark.real_vllm, pytest.mark.filterwarnings("default")]
 
 MODEL = "tiny"
-ENVIRONMENT = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-}
 
 
 def prefixgate(*words: str) -> subprocess.CompletedProcess[str]:
@@ -37,22 +29,11 @@ def prefixgate(*words: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def config(folder: Path, tmp_path: Path) -> Iterator[Path]:
     """One local replica; its supervisor and it are stopped at the end."""
-    launch = {
-        "kind": "local",
-        "run_dir": str(tmp_path / "run"),
-        "program": [str(folder / "bin" / "vllm"), "serve"],
-        "model_path": "./tiny",
-        "directory": str(folder),
-        "flags": ["--load-format", "dummy", "--enforce-eager", "--max-model-len", "8192"],
-        "gpus": [],
-    }
-    lines = [f"{key} = {json.dumps(value)}" for key, value in launch.items()]
-    lines += ["env = {" + ", ".join(f"{name} = {json.dumps(value)}" for name, value in ENVIRONMENT.items()) + "}"]
     path = tmp_path / "gateway.toml"
     path.write_text(
         f'[[pools]]\nname = "real"\nengine = "vllm"\nmodel = "{MODEL}"\ntokens = "tokenizer:{folder / "tiny"}"\n'
         f'replicas = ["http://127.0.0.1:{free_port()}"]\n[pools.prefill]\nchunk_tokens = 2048\n'
-        "[pools.launch]\n" + "\n".join(lines) + "\n"
+        + launch_table(folder, tmp_path / "run")
     )
     yield path
     prefixgate("engine", "stop", "--config", str(path))
