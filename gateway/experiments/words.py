@@ -24,7 +24,7 @@ def span(low: float | None, high: float | None, scale: Scale) -> str:
         return f"{signed(low, scale).split()[0]} to {signed(high, scale)}"
     if low is not None:
         return f"{signed(low, scale)} or more"
-    return f"{signed(high, scale)} or less" if high is not None else "anything"
+    return f"{signed(high, scale)} or less" if high is not None else "no bounds yet"
 
 
 def units(count: int) -> str:
