@@ -17,8 +17,8 @@ from gateway.routing.snapshot import ReplicaView, Snapshot
 from gateway.serving.experiments.place import kept_in, trials_in
 from gateway.serving.journal import open_journal
 from gateway.serving.launching import missing_flags
+from gateway.serving.one_token import answer_warnings
 from gateway.serving.polling import looked_once
-from gateway.serving.trial import answer_warnings
 
 
 class Finding(msgspec.Struct, frozen=True):

@@ -64,7 +64,7 @@ def merged(shares: Sequence[Share]) -> Share:
         tenants=_largest((fall for one in snapshots for fall in one.tenants), KEPT),
         families=_largest((fall for one in snapshots for fall in one.families), KEPT),
         exposures={
-            name: _counts(one.exposures.get(name, {}) for one in snapshots)
+            name: counts(one.exposures.get(name, {}) for one in snapshots)
             for name in dict.fromkeys(name for one in snapshots for name in one.exposures)
         },
     )
@@ -87,12 +87,13 @@ def _priority(rows: Sequence[PriorityView]) -> PriorityView:
         sum(row.depth for row in rows),
         sum(row.waiting_tokens for row in rows),
         max(row.tenants for row in rows),  # of those who wait at several, nobody knows how many are the same
-        _counts(row.shed for row in rows),
+        counts(row.shed for row in rows),
         summed([row.waits for row in rows]),
     )
 
 
-def _counts(parts: Iterable[dict[str, int]]) -> dict[str, int]:
+def counts(parts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Counts of the same name added up."""
     sums: dict[str, int] = {}
     for part in parts:
         for name, count in part.items():
@@ -141,9 +142,9 @@ def _one_series(views: Sequence[SeriesView], ttfts: Ttfts) -> SeriesView:
     return replace(
         views[0],
         **sums,
-        outcomes=_counts(one.outcomes for one in views),
-        given_up=_counts(one.given_up for one in views),
-        broken_streams=_counts(one.broken_streams for one in views),
+        outcomes=counts(one.outcomes for one in views),
+        given_up=counts(one.given_up for one in views),
+        broken_streams=counts(one.broken_streams for one in views),
         hit_rate=_ratio(sums["delivered_tokens"], sums["prompt_tokens"] - sums["unreported_prompt_tokens"]),
         ttft_p50_s=quantile(recent, 0.5),
         ttft_p90_s=quantile(recent, 0.9),

@@ -142,7 +142,7 @@ async def encoded_view(gateway: Gateway) -> bytes:
         sharing=report.sharing,
         tenants=report.tenants,
         changes=report.changes,
-        advice=tuple(advise(report.snapshot, pool.name) for pool in report.snapshot.pools),
+        advice=tuple(advise(snapshot, pool.name) for pool in snapshot.pools),
         gpus=gpus,
         skipped_gpu_s=skipped_by_replica(snapshot, gpus),
     )

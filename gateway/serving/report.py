@@ -10,7 +10,7 @@ from dataclasses import fields
 
 import msgspec
 
-from gateway.routing.merging import Share, merged
+from gateway.routing.merging import Share, counts, merged
 from gateway.routing.snapshot import Snapshot
 from gateway.serving.events.intake import FeedStatus
 from gateway.serving.experiments.analyst import Headline
@@ -148,7 +148,7 @@ def merged_reports(reports: Sequence[Report]) -> Report:
         feeds=_feeds(reports),
         tokens=_tokens([one.tokens for one in reports]),
         memo_bytes=sum(one.memo_bytes for one in reports),
-        journal=_summed(one.journal for one in reports),
+        journal=counts(one.journal for one in reports),
         figures=merged_figures([one.figures for one in reports]),
         usable={
             model: all(one.usable.get(model, True) for one in reports)
@@ -158,7 +158,7 @@ def merged_reports(reports: Sequence[Report]) -> Report:
         sharing=merged_status([one.sharing for one in reports]),
         tenants=merged_tenants([one.tenants for one in reports]),
         changes=latest(view for one in reports for view in one.changes),
-        observations=_summed(one.observations for one in reports),
+        observations=counts(one.observations for one in reports),
         headlines=_newest(one.headlines for one in reports),
         shadows=merged_shadows([one.shadows for one in reports]),
     )
@@ -188,11 +188,3 @@ def _tokens(parts: Sequence[TokenCounts]) -> TokenCounts:
         for part in parts:
             setattr(total, field.name, getattr(total, field.name) + getattr(part, field.name))
     return total
-
-
-def _summed(parts: Iterable[dict[str, int]]) -> dict[str, int]:
-    sums: dict[str, int] = {}
-    for part in parts:
-        for name, count in part.items():
-            sums[name] = sums.get(name, 0) + count
-    return sums
