@@ -89,3 +89,20 @@ def summed(parts: Sequence[Histogram]) -> Histogram:
     """One histogram of all their observations; they have the same bounds."""
     counts = [sum(column) for column in zip(*(part.counts for part in parts), strict=True)]
     return Histogram(parts[0].bounds, counts, sum(part.total for part in parts))
+
+
+def bucket_quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float | None:
+    """The quantile of a histogram of values above 0, each bucket's taken as spread evenly; None of nothing.
+
+    Values above the last bound count as that.
+    """
+    wanted = share * sum(counts)
+    if wanted <= 0:
+        return None
+    below, low = 0, 0.0
+    for count, high in zip(counts, bounds, strict=False):
+        if below + count >= wanted and count:
+            return low + (high - low) * (wanted - below) / count
+        below += count
+        low = high
+    return bounds[-1]

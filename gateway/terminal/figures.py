@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.routing.histogram import Histogram
+from gateway.routing.histogram import Histogram, bucket_quantile
 from gateway.routing.snapshot import SeriesView, Snapshot
 
 WINDOW_S: Final = 30.0
@@ -102,20 +102,6 @@ class Flow:
     def ttft_s(self, share: float) -> float | None:
         """That quantile of the times to first token, within its bucket as if evenly spread; None without any."""
         return bucket_quantile(self.bounds, self.added.ttft, share)
-
-
-def bucket_quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float | None:
-    """A quantile of counts per bucket; the last bucket has no upper bound, so its lower one is given."""
-    total = sum(counts)
-    if total <= 0:
-        return None
-    wanted = share * total
-    below = 0.0
-    for lower, upper, count in zip((0.0, *bounds), (*bounds, bounds[-1]), counts, strict=True):
-        if below + count >= wanted and count:
-            return lower + (upper - lower) * (wanted - below) / count
-        below += count
-    return bounds[-1]
 
 
 class Watched:

@@ -10,9 +10,10 @@ from engines.reports import Usage
 from gateway.routing.chain import chain
 from gateway.routing.decision import Decision, RouteRequest
 from gateway.routing.facts import Finished, FirstToken, Outcome, ReplicaUp
+from gateway.routing.histogram import bucket_quantile
 from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.routing.router import Router
-from gateway.terminal.figures import Watched, bucket_quantile
+from gateway.terminal.figures import Watched
 
 BOUNDS = (1.0, 2.0, 4.0)
 

@@ -11,9 +11,10 @@ import msgspec
 from fastapi import APIRouter, Depends, Request, Response
 
 from gateway.errors import GatewayError, Origin, bad_request
+from gateway.routing.histogram import SECONDS, bucket_quantile
 from gateway.serving.history.history import History
 from gateway.serving.history.store import RESOLUTIONS, Slice
-from gateway.serving.history.sums import Place, Sums, added, quantile_of
+from gateway.serving.history.sums import Place, Sums, added
 from gateway.serving.json_response import json_response
 
 MOST_SLICES = 1500
@@ -131,5 +132,5 @@ def _group(place: Place, start: int, slices: list[Slice]) -> Group:
 
 def _figures(at: int, sums: Sums) -> Figures:
     same = {name: getattr(sums, name) for name in Figures.__struct_fields__ if name in Sums.__struct_fields__}
-    p50, p90, p99 = (quantile_of(sums.ttft, share) for share in (0.5, 0.9, 0.99))
+    p50, p90, p99 = (bucket_quantile(SECONDS, sums.ttft, share) for share in (0.5, 0.9, 0.99))
     return Figures(at=at, **same, first_tokens=sum(sums.ttft), ttft_p50_s=p50, ttft_p90_s=p90, ttft_p99_s=p99)

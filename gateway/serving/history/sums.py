@@ -53,23 +53,6 @@ def added(parts: Sequence[Sums]) -> Sums:
     return Sums(**sums, ttft=_columns(part.ttft for part in parts))
 
 
-def quantile_of(counts: Sequence[int], share: float, bounds: Sequence[float] = SECONDS) -> float | None:
-    """The quantile of a histogram, taking each bucket's values as spread evenly; None of nothing.
-
-    Values above the last bound count as that.
-    """
-    wanted = share * sum(counts)
-    if wanted <= 0:
-        return None
-    below, low = 0, 0.0
-    for count, high in zip(counts, bounds, strict=False):
-        if below + count >= wanted and count:
-            return low + (high - low) * (wanted - below) / count
-        below += count
-        low = high
-    return bounds[-1]
-
-
 class Meter:
     """Turns counters into what was added since the last look. A counter that falls, as one worker's figures are
     missing for a moment, adds nothing until it has grown beyond where it was.

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.routing.histogram import SECONDS, Histogram
+from gateway.routing.histogram import SECONDS, Histogram, bucket_quantile
 from gateway.routing.replica import PoolSpec, ReplicaSpec
 from gateway.routing.router import Router
 from gateway.routing.savings import skipped_gpu_s
 from gateway.routing.snapshot import SeriesView, Snapshot
-from gateway.serving.history.sums import Meter, Place, Sums, added, quantile_of
+from gateway.serving.history.sums import Meter, Place, Sums, added
 
 
 def series(
@@ -64,13 +64,13 @@ def test_a_quantile_lies_in_the_bucket_of_the_true_one(values: list[float], shar
     for value in values:
         histogram.observe(value)
     true = sorted(values)[max(-(-int(share * len(values) * 1e9) // 10**9), 1) - 1]
-    told = quantile_of(histogram.counts, share)
+    told = bucket_quantile(histogram.bounds, histogram.counts, share)
     bounds = (0.0, *SECONDS)
     assert told is not None
     assert any(low <= told <= high and low <= true <= high for low, high in zip(bounds, SECONDS, strict=False))
 
 
 def test_nothing_has_no_quantile_and_sums_add_up() -> None:
-    assert quantile_of((0,) * 25, 0.5) is None
+    assert bucket_quantile(SECONDS, (0,) * 25, 0.5) is None
     one = Sums(requests=1, ttft_s=0.5, ttft=(1,) + (0,) * 24)
     assert added((one, one, Sums())) == Sums(requests=2, ttft_s=1.0, ttft=(2,) + (0,) * 24)
